@@ -88,7 +88,9 @@ class Reader:
             self.server = subprocess.Popen(["bash", "-ec", command], cwd=self.root, start_new_session=True)
             wait_ready(self.port, self.server, 120)
             return
-        done = subprocess.run(["bash", "-ec", command], cwd=self.root, capture_output=True, text=True, timeout=240)
+        done = subprocess.run(
+            ["bash", "-ec", command], cwd=self.root, capture_output=True, text=True, timeout=240
+        )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         self.output = done.stdout
 

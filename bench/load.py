@@ -1,0 +1,124 @@
+"""A load generator on raw sockets: keep-alive connections, each with one request in flight.
+
+It builds the request once and looks only at the status line and the length of each answer, so that it costs
+the server's machine as little as possible. It shares the cores with the server all the same: numbers are for
+comparing two routes in one run, not for quoting alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import uvloop
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What a period of load gave; latencies in seconds, sorted."""
+
+    requests: int
+    seconds: float
+    latencies: tuple[float, ...]
+
+    @property
+    def rate(self) -> float:
+        """Requests per second."""
+        return self.requests / self.seconds
+
+    def percentile(self, q: float) -> float:
+        """Latency in milliseconds under which q percent of the answers came."""
+        return float(np.percentile(np.asarray(self.latencies), q)) * 1e3
+
+
+def request(path: str, *, host: str, headers: dict[str, str] | None = None) -> bytes:
+    """The bytes of a keep-alive GET."""
+    lines = [f"GET {path} HTTP/1.1", f"Host: {host}"]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
+
+
+class _Lane(asyncio.Protocol):
+    """One connection: sends a request, awaits the whole answer, sends the next, until the deadline."""
+
+    def __init__(
+        self, requests: Sequence[bytes], first: int, deadline: float, done: asyncio.Future[None]
+    ) -> None:
+        self.latencies: list[float] = []
+        self._requests = requests
+        self._at = first
+        self._deadline = deadline
+        self._done = done
+        self._seen = b""
+        self._sent = 0.0
+        self._failure: str | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._send()
+
+    def data_received(self, data: bytes) -> None:
+        self._seen += data
+        head = self._seen.find(b"\r\n\r\n")
+        if head < 0:
+            return
+        if not self._seen.startswith(b"HTTP/1.1 200"):
+            self._end(f"the server answered {self._seen.splitlines()[0].decode('latin-1')}")
+        elif len(self._seen) >= head + 4 + _length(self._seen[:head]):
+            self.latencies.append(time.perf_counter() - self._sent)
+            self._seen = b""
+            self._send()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._failure is None:
+            self._failure = "the server closed the connection"
+        if self._failure:
+            self._done.set_exception(RuntimeError(self._failure))
+        else:
+            self._done.set_result(None)
+
+    def _send(self) -> None:
+        assert self._transport is not None
+        self._sent = time.perf_counter()
+        if self._sent >= self._deadline:
+            self._end("")
+            return
+        self._transport.write(self._requests[self._at % len(self._requests)])
+        self._at += 1
+
+    def _end(self, failure: str) -> None:
+        assert self._transport is not None
+        self._failure = failure
+        self._transport.close()
+
+
+def _length(head: bytes) -> int:
+    start = head.lower().index(b"content-length:") + len(b"content-length:")
+    return int(head[start:].split(b"\r", 1)[0])
+
+
+async def _drive(host: str, port: int, requests: Sequence[bytes], concurrency: int, seconds: float) -> Load:
+    loop = asyncio.get_running_loop()
+    started = time.perf_counter()
+    spread = len(requests) // concurrency or 1
+    ends: list[asyncio.Future[None]] = [loop.create_future() for _ in range(concurrency)]
+    lanes = [_Lane(requests, lane * spread, started + seconds, end) for lane, end in enumerate(ends)]
+    await asyncio.gather(*(loop.create_connection(lambda lane=lane: lane, host, port) for lane in lanes))  # type: ignore[misc]
+    await asyncio.gather(*ends)
+    elapsed = time.perf_counter() - started
+    latencies = sorted(latency for lane in lanes for latency in lane.latencies)
+    return Load(requests=len(latencies), seconds=elapsed, latencies=tuple(latencies))
+
+
+def drive(host: str, port: int, requests: Sequence[bytes], *, concurrency: int, seconds: float) -> Load:
+    """Send `requests` round and round over `concurrency` connections for `seconds`.
+
+    Raises RuntimeError on any answer but 200.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_drive(host, port, requests, concurrency, seconds))

@@ -1,0 +1,115 @@
+"""Beam search over one request: which hypotheses live, which are finished, and how they rank."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bundle.stepper import Array
+
+Reason = Literal["stop", "length", "cancelled"]
+_GROUP = 64
+
+
+def best_of_each(scores: Array, count: int) -> NDArray[np.int64]:
+    """Ids ``[rows, min(count, vocab)]`` of the best scores of each row, in falling order.
+
+    Equal scores go to the smaller id, save where more of them tie than there is room for.
+    """
+    rows, vocab = scores.shape
+    count = min(count, vocab)
+    if count == vocab:
+        ids = np.tile(np.arange(vocab), (rows, 1))
+    elif vocab <= 4 * _GROUP * count:
+        ids = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+    else:
+        # Groups of tokens, a stride apart so that one pass finds the best of each at the speed of memory: the
+        # best `count` tokens lie in the `count` groups with the best heads, or in what is left over.
+        stride = vocab // _GROUP
+        heads = scores[:, : stride * _GROUP].reshape(rows, _GROUP, stride).max(axis=1)
+        groups = np.argpartition(-heads, count - 1, axis=1)[:, :count]
+        members = (groups[:, :, None] + stride * np.arange(_GROUP)).reshape(rows, -1)
+        left = np.broadcast_to(np.arange(stride * _GROUP, vocab), (rows, vocab - stride * _GROUP))
+        candidates = np.concatenate([members, left], axis=1)
+        within = np.take_along_axis(scores, candidates, axis=1)
+        places = np.argpartition(-within, count - 1, axis=1)[:, :count]
+        ids = np.take_along_axis(candidates, places, axis=1)
+    ids = np.sort(ids, axis=1)
+    order = np.argsort(-np.take_along_axis(scores, ids, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(ids, order, axis=1)
+
+
+class Hypothesis(NamedTuple):
+    """Ids so far, the sum of their log-probabilities, and why it ended."""
+
+    ids: tuple[int, ...]
+    logprob: float
+    reason: Reason = "length"
+    score: float = 0.0
+
+
+@dataclass
+class Beam:
+    """The search of one request.
+
+    A finished hypothesis scores ``logprob / length ** length_penalty``, its end counted as a token (the
+    simple form of the normalisation of Wu et al. 2016). The search is over when ``width`` hypotheses have
+    finished, or when none can go on.
+
+    Attributes:
+        live: hypotheses that go on, best first; their rows stand in this order.
+    """
+
+    width: int
+    length_penalty: float
+    ends: Callable[[Sequence[int]], Reason | None]
+    end: int
+
+    def __post_init__(self) -> None:
+        self.live = [Hypothesis((), 0.0)]
+        self._finished: list[Hypothesis] = []
+
+    def advance(self, ids: NDArray[np.int64], logprobs: Array) -> list[int]:
+        """Extend the live hypotheses by their candidates.
+
+        Args:
+            ids: ``[live, candidates]``, at least ``2 * width`` of them for each row where there are so many.
+            logprobs: of the candidates; minus infinity for what may not be chosen.
+
+        Returns:
+            For each new live hypothesis the place of its parent. Empty when the search is over.
+        """
+        totals = np.array([[hypothesis.logprob] for hypothesis in self.live]) + logprobs
+        order = np.argsort(-totals, axis=None, kind="stable")[: 2 * self.width]
+        before, self.live = self.live, []
+        parents: list[int] = []
+        for rank, place in enumerate(order):
+            parent, column = divmod(int(place), ids.shape[1])
+            total = float(totals[parent, column])
+            if total == -np.inf or len(self.live) == self.width:
+                break
+            id = int(ids[parent, column])
+            if id == self.end:
+                if rank < self.width:  # further down, the end is no better than what lives on
+                    self._finish(before[parent].ids, total, "stop", 1)
+                continue
+            grown = (*before[parent].ids, id)
+            reason = self.ends(grown)
+            if reason is None:
+                self.live.append(Hypothesis(grown, total))
+                parents.append(parent)
+            elif reason == "length" or rank < self.width:
+                self._finish(grown, total, reason, 0)
+        if len(self._finished) >= self.width:
+            self.live, parents = [], []
+        return parents
+
+    def ranked(self) -> list[Hypothesis]:
+        """The finished hypotheses, best first; those that were cut come after those that ended."""
+        return sorted(self._finished, key=lambda found: (found.reason != "stop", -found.score))
+
+    def _finish(self, ids: tuple[int, ...], logprob: float, reason: Reason, closing: int) -> None:
+        score = logprob / max(1, len(ids) + closing) ** self.length_penalty
+        self._finished.append(Hypothesis(ids, logprob, reason, score))

@@ -1,0 +1,379 @@
+"""The decoder core: a synchronous loop over rows that join and leave between steps.
+
+It knows no text, no thread and no clock. The service, the checks of export and the evaluation of training all
+drive this loop.
+"""
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bundle.beam import Beam, Hypothesis, Reason, best_of_each
+from bundle.sampling import choose, log_sum_exp, philox
+from bundle.stepper import Array, Prompt, State, Stepper
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be generated after a prompt, and how.
+
+    Attributes:
+        n: choices. Sampled ones differ by their random numbers; with ``beam > 1`` they are its n best.
+        beam: width of the beam search; 1 is greedy, or sampling when ``temperature > 0``.
+        allow: from the ids generated so far to the tokens that may follow; None = all.
+        closing: from the ids generated so far to the tokens that would end the answer here without belonging
+            to it (the space after a last word). With eos they are one outcome, of their joint probability.
+        stop: whether a choice is finished with the ids generated so far.
+    """
+
+    prompt: Prompt
+    max_tokens: int
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    n: int = 1
+    beam: int = 1
+    length_penalty: float = 1.0
+    allow: Callable[[Sequence[int]], Mask | None] | None = None
+    closing: Callable[[Sequence[int]], Mask | None] | None = None
+    stop: Callable[[Sequence[int]], bool] | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1 or self.n < 1 or self.beam < 1:
+            raise ValueError("max_tokens, n and beam are at least 1")
+        if self.beam > 1 and (self.n > self.beam or self.temperature > 0.0):
+            raise ValueError("a beam search is not sampled, and gives no more choices than it is wide")
+
+    @property
+    def rows(self) -> int:
+        """Most rows that the request takes at once."""
+        return max(self.n, self.beam)
+
+
+class Token(NamedTuple):
+    """One more token of a choice. ``logprob`` is the raw model's. Beams send none until they finish."""
+
+    tag: Hashable
+    choice: int
+    id: int
+    logprob: float
+
+
+class Finished(NamedTuple):
+    """The end of a choice. ``ids`` lack eos, whose log-probability is in the sum ``logprob``.
+
+    ``left`` choices of the same request are still to finish; a beam search may come to fewer than were asked.
+    """
+
+    tag: Hashable
+    choice: int
+    ids: tuple[int, ...]
+    logprob: float
+    reason: Reason
+    left: int = 0
+
+
+Event = Token | Finished
+
+
+class _Choice:
+    """One row that goes its own way: greedy or sampled."""
+
+    __slots__ = ("group", "ids", "logprob", "number")
+
+    def __init__(self, group: "_Group", number: int) -> None:
+        self.group = group
+        self.number = number
+        self.ids: list[int] = []
+        self.logprob = 0.0
+
+
+class _Group:
+    """The rows of one request, which stand side by side in the state."""
+
+    __slots__ = ("beam", "choices", "request", "tag")
+
+    def __init__(self, request: Request, tag: Hashable, end: int, capacity: int) -> None:
+        self.request = request
+        self.tag = tag
+        self.choices = [] if request.beam > 1 else [_Choice(self, number) for number in range(request.n)]
+        self.beam: Beam | None = None
+        if request.beam > 1:
+            self.beam = Beam(request.beam, request.length_penalty, lambda ids: self.ends(ids, capacity), end)
+
+    @property
+    def rows(self) -> int:
+        return len(self.choices) if self.beam is None else len(self.beam.live)
+
+    @property
+    def reserved(self) -> int:
+        return len(self.choices) if self.beam is None else self.request.beam
+
+    def histories(self) -> list[Sequence[int]]:
+        if self.beam is None:
+            return [choice.ids for choice in self.choices]
+        return [hypothesis.ids for hypothesis in self.beam.live]
+
+    def ends(self, ids: Sequence[int], capacity: int) -> Reason | None:
+        """Why a choice that has come to ``ids`` goes no further, or None where it does."""
+        request = self.request
+        if request.stop is not None and request.stop(ids):
+            return "stop"
+        if len(ids) >= request.max_tokens or 0 < capacity < len(request.prompt.ids) + len(ids):
+            return "length"
+        return None
+
+
+class Decoder:
+    """Rows of many requests through one stepper.
+
+    Args:
+        eos: the token that ends a choice; None where the model has none.
+        banned: tokens that are never chosen (padding and other specials). Their probability is not given to
+            the others: log-probabilities stay the raw model's.
+        max_rows: most rows at once. A request is admitted when all its rows fit, in the order of arrival;
+            one that is alone always is.
+    """
+
+    def __init__(
+        self, stepper: Stepper, *, eos: int | None, pad: int, max_rows: int = 64, banned: Iterable[int] = ()
+    ) -> None:
+        self.max_rows = max_rows
+        self._stepper = stepper
+        self._end = pad if eos is None else eos
+        self._banned = np.array(sorted({*banned, pad} - {eos}), np.int64)
+        self._waiting: deque[_Group] = deque()
+        self._groups: list[_Group] = []
+        self._state: State | None = None
+        self._next = np.empty(0, np.int64)
+
+    @property
+    def active(self) -> int:
+        """Rows that running requests hold."""
+        return sum(group.reserved for group in self._groups)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not begun."""
+        return len(self._waiting)
+
+    def add(self, request: Request, tag: Hashable) -> None:
+        """Queue a request; its events will carry ``tag``.
+
+        Raises:
+            ValueError: the prompt is empty, does not fit the context, or has an id that is no token.
+        """
+        ids, capacity, vocab = request.prompt.ids, self._stepper.capacity, self._stepper.vocab
+        if not ids or min(ids) < 0 or (vocab and max(ids) >= vocab):
+            raise ValueError("the prompt has no token, or one that the vocabulary lacks")
+        if capacity and len(ids) > capacity:
+            raise ValueError(f"the prompt has {len(ids)} tokens and the context {capacity}")
+        self._waiting.append(_Group(request, tag, self._end, capacity))
+
+    def cancel(self, tag: Hashable) -> list[Finished]:
+        """Drop a request, waiting or running, and free its rows at once.
+
+        Returns:
+            Its unfinished choices, with what they had come to.
+        """
+        dropped = [group for group in (*self._groups, *self._waiting) if group.tag == tag]
+        self._waiting = deque(group for group in self._waiting if group.tag != tag)
+        if any(group.tag == tag for group in self._groups):
+            kept = np.repeat(
+                [group.tag != tag for group in self._groups], [group.rows for group in self._groups]
+            )
+            self._groups = [group for group in self._groups if group.tag != tag]
+            rows = np.flatnonzero(kept)
+            assert self._state is not None
+            self._state = self._stepper.select(self._state, rows) if len(rows) else None
+            self._next = self._next[rows]
+        return [finished for group in dropped for finished in _cancelled(group)]
+
+    def step(self) -> list[Event]:
+        """Admit what fits, run the model once over every row, and choose the next tokens.
+
+        The prompts admitted are prefilled together in a run of their own. Without rows nothing is run. When
+        the model raises, the decoder is as it was before the call.
+        """
+        admitted = self._admissible()
+        parts: list[tuple[Array, State]] = []
+        if self._state is not None:
+            parts.append(self._stepper.step(self._state, self._next))
+        if admitted:
+            parts.append(self._stepper.prefill([group.request.prompt for group in admitted]))
+        if not parts:
+            return []
+        running = self._groups
+        events: list[Event] = []
+        states: list[State] = []
+        following: list[int] = []
+        for (logits, state), groups in zip(parts, (g for g in (running, admitted) if g), strict=True):
+            # n choices of a new prompt are one row of the prefill, and become n with the first token.
+            copies = [group.rows for group in groups] if groups is admitted else None
+            rows = np.arange(len(logits)) if copies is None else np.repeat(np.arange(len(logits)), copies)
+            parents, ids = self._choose(logits if copies is None else logits[rows], groups, events)
+            origin = rows[parents]
+            following += ids
+            if len(origin):
+                in_place = len(origin) == len(state) and bool((origin == np.arange(len(state))).all())
+                states.append(state if in_place else self._stepper.select(state, origin))
+        for _ in admitted:
+            self._waiting.popleft()
+        self._groups = [group for group in (*running, *admitted) if group.rows]
+        self._state = self._stepper.join(states) if states else None
+        self._next = np.array(following, np.int64)
+        return events
+
+    def _admissible(self) -> list[_Group]:
+        admitted: list[_Group] = []
+        used = self.active
+        for group in self._waiting:
+            if used and used + group.reserved > self.max_rows:
+                break
+            used += group.reserved
+            admitted.append(group)
+        return admitted
+
+    def _choose(
+        self, logits: Array, groups: list[_Group], events: list[Event]
+    ) -> tuple[list[int], list[int]]:
+        """The rows that go on, as places in ``logits``, and the token that each takes."""
+        normalisers = log_sum_exp(logits)[:, 0]
+        logits = self._constrain(logits, groups)
+        greedy = logits.argmax(axis=1)
+        parents: list[int] = []
+        ids: list[int] = []
+        candidates = self._candidates(logits, groups)
+        row = 0
+        for group in groups:
+            taken = group.rows
+            if group.beam is None:
+                self._extend(group, row, logits, normalisers, greedy, (parents, ids, events))
+            else:
+                some = candidates[row : row + taken, : 2 * group.beam.width]
+                values = np.take_along_axis(logits[row : row + taken], some, axis=1)
+                origin = group.beam.advance(some, values - normalisers[row : row + taken, None])
+                parents += [row + place for place in origin]
+                ids += [hypothesis.ids[-1] for hypothesis in group.beam.live]
+                if not origin:
+                    events += _ranked(group, group.beam)
+            row += taken
+        return parents, ids
+
+    def _extend(
+        self,
+        group: _Group,
+        first: int,
+        logits: Array,
+        normalisers: Array,
+        greedy: NDArray[np.int64],
+        out: tuple[list[int], list[int], list[Event]],
+    ) -> None:
+        request, tag, capacity = group.request, group.tag, self._stepper.capacity
+        parents, ids, events = out
+        going: list[_Choice] = []
+        left = len(group.choices)
+        for row, choice in enumerate(group.choices, first):
+            id = int(greedy[row])
+            logit = float(logits[row, id])
+            if logit == -np.inf:  # nothing is allowed here
+                left -= 1
+                events.append(Finished(tag, choice.number, tuple(choice.ids), choice.logprob, "stop", left))
+                continue
+            if request.temperature > 0.0:
+                uniform = philox(request.seed, choice.number, len(choice.ids))
+                id = choose(
+                    logits[row],
+                    temperature=request.temperature,
+                    top_k=request.top_k,
+                    top_p=request.top_p,
+                    uniform=uniform,
+                )
+                logit = float(logits[row, id])
+            logprob = logit - float(normalisers[row])
+            choice.logprob += logprob
+            reason: Reason | None = "stop"
+            if id != self._end:
+                choice.ids.append(id)
+                events.append(Token(tag, choice.number, id, logprob))
+                reason = group.ends(choice.ids, capacity)
+            if reason is None:
+                going.append(choice)
+                parents.append(row)
+                ids.append(id)
+            else:
+                left -= 1
+                events.append(Finished(tag, choice.number, tuple(choice.ids), choice.logprob, reason, left))
+        group.choices = going
+
+    def _candidates(self, logits: Array, groups: list[_Group]) -> NDArray[np.int64]:
+        """The likeliest ids of every row, twice as many as the widest beam; empty without beams."""
+        width = max((group.beam.width for group in groups if group.beam is not None), default=0)
+        return best_of_each(logits, 2 * width) if width else np.empty((len(logits), 0), np.int64)
+
+    def _constrain(self, logits: Array, groups: list[_Group]) -> Array:
+        """``logits`` with minus infinity where a token may not be chosen."""
+        if not logits.flags.writeable:
+            logits = logits.copy()
+        if len(self._banned):
+            logits[:, self._banned] = -np.inf
+        row = 0
+        for group in groups:
+            allow, closing = group.request.allow, group.request.closing
+            if allow is not None or closing is not None:
+                for place, ids in enumerate(group.histories(), row):
+                    self._constrain_row(logits[place], closing and closing(ids), allow and allow(ids))
+            row += group.rows
+        return logits
+
+    def _constrain_row(self, row: Array, closing: Mask | None, allowed: Mask | None) -> None:
+        if closing is not None:
+            ending = np.append(row[closing], row[self._end])
+            row[closing] = -np.inf
+            if ending.max() > -np.inf:
+                row[self._end] = log_sum_exp(ending)[0]
+        if allowed is not None:
+            row[~allowed] = -np.inf
+
+
+def _ranked(group: _Group, beam: Beam) -> list[Finished]:
+    # Without any, nothing was ever allowed.
+    ranked = beam.ranked()[: group.request.n] or [Hypothesis((), 0.0, "stop")]
+    return [
+        Finished(group.tag, choice, found.ids, found.logprob, found.reason, len(ranked) - choice - 1)
+        for choice, found in enumerate(ranked)
+    ]
+
+
+def _cancelled(group: _Group) -> list[Finished]:
+    if group.beam is not None:
+        best = group.beam.live[0]
+        return [Finished(group.tag, 0, best.ids, best.logprob, "cancelled")]
+    last = len(group.choices) - 1
+    return [
+        Finished(group.tag, choice.number, tuple(choice.ids), choice.logprob, "cancelled", last - place)
+        for place, choice in enumerate(group.choices)
+    ]
+
+
+def run(decoder: Decoder, requests: Sequence[Request]) -> list[list[Finished]]:
+    """Drive ``decoder`` until all of ``requests`` are finished; for each its choices, in order."""
+    finished: list[list[Finished]] = [[] for _ in requests]
+    tags = {(_RUN, place): place for place in range(len(requests))}
+    for (tag, _), request in zip(tags.items(), requests, strict=True):
+        decoder.add(request, tag)
+    while decoder.active or decoder.waiting:
+        for event in decoder.step():
+            if isinstance(event, Finished):
+                finished[tags[event.tag]].append(event)  # type: ignore[index]
+    return [sorted(choices, key=lambda found: found.choice) for choices in finished]
+
+
+_RUN = object()

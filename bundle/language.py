@@ -1,0 +1,222 @@
+"""Completion of a prompt by a language model."""
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+from bundle.completion import (
+    Completion,
+    CompletionJob,
+    CompletionLevel,
+    CompletionOptions,
+    CompletionWishes,
+    Piece,
+    continues,
+    stops_at,
+)
+from bundle.decoding import Decoder, Request
+from bundle.errors import InvalidRequest
+from bundle.manifest import Manifest
+from bundle.stepper import Prompt, Stepper
+from bundle.tokenizer import Tokenizer
+from bundle.words import WordRule, WordTable
+
+__all__ = [
+    "Completion",
+    "CompletionJob",
+    "CompletionLevel",
+    "CompletionOptions",
+    "CompletionWishes",
+    "Language",
+    "Piece",
+]
+
+MAX_CHOICES = 32
+MAX_TEMPERATURE = 10.0
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 128
+WORDS = 8  # appended by default to one choice; with several, each is one word
+WORD_BEAM = 8  # least width where words are sought: the first steps hold unfinished spellings of the same one
+
+
+class Language:
+    """A language model. Any number of threads may ask at once, each with its own decoder.
+
+    Attributes:
+        manifest, tokenizer: of the bundle.
+        stepper: runs the graph; shared by every decoder.
+        provider: what runs the graph.
+    """
+
+    def __init__(
+        self, manifest: Manifest, tokenizer: Tokenizer, stepper: Stepper, *, provider: str = ""
+    ) -> None:
+        if manifest.special.bos is None:
+            raise ValueError("a language model begins with <bos>, and the tokenizer has none")
+        self.manifest = manifest
+        self.tokenizer = tokenizer
+        self.stepper = stepper
+        self.provider = provider
+        self._bos = manifest.special.bos
+
+    def decoder(self, *, max_rows: int = 64) -> Decoder:
+        """A decoder of its own, empty, over the shared graph."""
+        special = self.manifest.special
+        banned = {id for id in (special.pad, special.bos, special.unk) if id is not None}
+        return Decoder(self.stepper, eos=special.eos, pad=special.pad or 0, max_rows=max_rows, banned=banned)
+
+    def resolve(self, options: CompletionOptions) -> CompletionWishes:
+        """``options`` with every default filled in.
+
+        Raises:
+            InvalidRequest: a wish that cannot be met.
+        """
+        defaults = self.manifest.decoding
+        searching = options.beam is not None and options.beam > 1
+        temperature = options.temperature
+        if temperature is None:
+            # Words are suggestions: the likeliest, unless chance is asked for.
+            temperature = 0.0 if searching or options.level == "word" else defaults.temperature
+        sampled = temperature > 0.0
+        beam = options.beam if options.beam is not None else 1 if sampled else defaults.beam
+        if not sampled and options.n > 1:
+            beam = max(beam, options.n, WORD_BEAM if options.level == "word" else 1)
+        max_tokens = options.max_tokens
+        if max_tokens is None:
+            words = 1 if options.n > 1 else WORDS
+            most = self.manifest.limits.new_tokens
+            max_tokens = min(most, words if options.level == "word" else defaults.max_tokens)
+        wishes = CompletionWishes(
+            level=options.level,
+            max_tokens=max_tokens,
+            n=options.n,
+            beam=beam,
+            temperature=float(temperature),
+            top_k=defaults.top_k if options.top_k is None else options.top_k,
+            top_p=float(defaults.top_p if options.top_p is None else options.top_p),
+            seed=options.seed if sampled else 0,
+            stop=tuple(options.stop),
+        )
+        self._check(wishes)
+        # What makes no difference is made equal, so that equal answers have equal keys.
+        return wishes if sampled else replace(wishes, top_k=0, top_p=1.0)
+
+    def job(self, prompt: str, options: CompletionOptions | None = None) -> CompletionJob:
+        """The completion of ``prompt``, ready for a decoder.
+
+        Raises:
+            InvalidRequest: a wish that cannot be met, a prompt too long, or a character without token.
+        """
+        wishes = self.resolve(options or CompletionOptions())
+        # The whole prompt counts, and must be spelt, even where its last word is then generated anew.
+        ids = (self._bos, *self.tokenizer.encode(prompt, field="prompt"))
+        self._check_length(len(ids))
+        rule = None
+        if wishes.level == "word":
+            kept, typed = self._words.split(self.tokenizer.normalize(prompt))
+            ids = (self._bos, *self.tokenizer.encode(kept, field="prompt"))
+            rule = WordRule(self._words, typed, wishes.max_tokens, every=wishes.beam > 1)
+        request = Request(
+            Prompt(ids),
+            max_tokens=wishes.max_tokens if rule is None else self.manifest.limits.new_tokens,
+            temperature=wishes.temperature,
+            top_k=wishes.top_k,
+            top_p=wishes.top_p,
+            seed=secrets.randbits(63) if wishes.seed is None else wishes.seed,
+            n=wishes.beam if wishes.beam > 1 else wishes.n,
+            beam=wishes.beam,
+            # Words are ranked by their probability: a longer spelling is no merit.
+            length_penalty=self.manifest.decoding.length_penalty if rule is None else 0.0,
+            allow=None if rule is None else rule.allow,
+            closing=None if rule is None else rule.closing,
+            stop=self._stop(prompt, wishes.stop, rule),
+        )
+        return CompletionJob(self.tokenizer, request, prompt=prompt, n=wishes.n, stop=wishes.stop, rule=rule)
+
+    def complete(self, prompt: str, options: CompletionOptions | None = None) -> list[Completion]:
+        """The completions of ``prompt``, at most ``options.n``, best (or first drawn) first.
+
+        Raises:
+            InvalidRequest: see :meth:`job`.
+        """
+        job = self.job(prompt, options)
+        for _ in self._pieces(job):
+            pass
+        return job.result()
+
+    def stream(self, prompt: str, options: CompletionOptions | None = None) -> Iterator[Piece]:
+        """The text of every choice piece by piece, as it comes; joined they are what ``complete`` gives.
+
+        Raises:
+            InvalidRequest: at once, see :meth:`job`.
+        """
+        return self._pieces(self.job(prompt, options))
+
+    def _pieces(self, job: CompletionJob) -> Iterator[Piece]:
+        decoder = self.decoder()
+        for index, request in enumerate(job.requests):
+            decoder.add(request, index)
+        while not job.done:
+            for event in decoder.step():
+                yield from job.feed(0, event)
+
+    @cached_property
+    def _words(self) -> WordTable:
+        return WordTable(self.tokenizer)
+
+    def _stop(
+        self, prompt: str, strings: tuple[str, ...], rule: WordRule | None
+    ) -> Callable[[Sequence[int]], bool] | None:
+        if not strings:
+            return None if rule is None else rule.stop
+        if rule is None:
+            skip = 1 if self.tokenizer.strips_first_space and not continues(prompt) else 0
+            return stops_at(self.tokenizer, strings, skip)
+        stop = stops_at(self.tokenizer, strings, len(rule.typed.encode()))
+        return lambda ids: stop(ids) or rule.stop(ids)
+
+    def _check_length(self, count: int) -> None:
+        limits = self.manifest.limits
+        longest = min(limits.prompt_tokens, limits.context_tokens or limits.prompt_tokens)
+        if count > longest:
+            raise InvalidRequest(
+                "prompt",
+                f"has {count} tokens, its beginning counted; at most {longest} are read",
+                limit=longest,
+            )
+
+    def _check(self, wishes: CompletionWishes) -> None:
+        level = self.manifest.level
+        if wishes.level not in ("char", "word", "token"):
+            raise InvalidRequest("level", "must be char, word or token")
+        if wishes.level == "char" and level != "char":
+            raise InvalidRequest(
+                "level", f"char needs a model of characters; {self.manifest.name} is {level}"
+            )
+        _within("max_tokens", wishes.max_tokens, 1, self.manifest.limits.new_tokens)
+        _within("n", wishes.n, 1, MAX_CHOICES)
+        _within("beam", wishes.beam, 1, MAX_CHOICES)
+        _within("temperature", wishes.temperature, 0.0, MAX_TEMPERATURE)
+        _within("top_k", wishes.top_k, 0, self.tokenizer.size)
+        if not 0.0 < wishes.top_p <= 1.0:
+            raise InvalidRequest("top_p", "must be above 0 and at most 1", limit=1.0)
+        if wishes.seed is not None:
+            _within("seed", wishes.seed, 0, 2**63 - 1)
+        if wishes.beam > 1 and wishes.temperature > 0.0:
+            raise InvalidRequest("beam", "a beam search is not sampled: temperature must be 0")
+        if len(wishes.stop) > MAX_STOPS:
+            raise InvalidRequest("stop", f"has {len(wishes.stop)} strings", limit=MAX_STOPS)
+        if any(not 0 < len(string) <= MAX_STOP_CHARACTERS for string in wishes.stop):
+            raise InvalidRequest(
+                "stop", f"each string has 1 to {MAX_STOP_CHARACTERS} characters", limit=MAX_STOP_CHARACTERS
+            )
+        if any(0xD800 <= ord(character) <= 0xDFFF for string in wishes.stop for character in string):
+            raise InvalidRequest("stop", "has half of a surrogate pair, which is no character")
+
+
+def _within(field: str, value: int | float, least: int | float, most: int | float) -> None:
+    if not least <= value:
+        raise InvalidRequest(field, f"must be at least {least}", limit=least)
+    if not value <= most:
+        raise InvalidRequest(field, f"must be at most {most}", limit=most)

@@ -1,0 +1,125 @@
+"""Opening a bundle: every check first, then the plain object that answers."""
+
+import hashlib
+import math
+from os import PathLike
+from pathlib import Path
+
+from bundle.completion import CompletionOptions
+from bundle.errors import BundleError, InvalidRequest, UnknownWord
+from bundle.language import Language
+from bundle.manifest import GRAPHS, MANIFEST, TOKENIZER, FileRecord, Golden, Manifest, read_manifest
+from bundle.session import Device, Session
+from bundle.stepper import Stepper
+from bundle.tokenizer import Tokenizer
+from bundle.translator import Translator
+from bundle.vectors import Vectors
+
+GOLDEN_TOKENS = 16
+TOLERANCE = 1e-3  # of a golden score, where the manifest states none for the provider
+
+Model = Vectors | Language | Translator
+
+
+def open_bundle(
+    path: str | PathLike[str], *, device: Device = "cpu", threads: int = 1, check: bool = True
+) -> Model:
+    """Open a bundle folder.
+
+    Args:
+        device: see :class:`bundle.session.Session`.
+        threads: intra-op threads of each graph.
+        check: compare the golden outputs. The hashes are always compared.
+
+    Raises:
+        BundleError: anything of ``docs/bundle-format.md``, "What a reader refuses", with file and reason.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    for name, record in manifest.files.items():
+        _check_file(folder / name, record)
+    tokenizer = Tokenizer.load(folder / TOKENIZER)
+    _check_tokenizer(folder / TOKENIZER, tokenizer, manifest)
+    model = _build(folder, manifest, tokenizer, device, threads)
+    if check:
+        _check_golden(folder / MANIFEST, model)
+    return model
+
+
+def _build(folder: Path, manifest: Manifest, tokenizer: Tokenizer, device: Device, threads: int) -> Model:
+    names = GRAPHS[manifest.kind]
+    graphs = [Session(folder / name, device=device, threads=threads) for name in names]
+    provider = graphs[-1].provider
+    try:
+        if manifest.kind == "vectors":
+            return Vectors(manifest, tokenizer, graphs[0], provider=provider)
+        encoder = graphs[0] if manifest.kind == "translator" else None
+        stepper = Stepper(
+            graphs[-1], encoder, pad=manifest.special.pad or 0, capacity=manifest.limits.context_tokens
+        )
+        if stepper.vocab not in (0, tokenizer.size):
+            raise ValueError(f"the graph has {stepper.vocab} logits and the tokenizer {tokenizer.size} ids")
+        kind = Language if manifest.kind == "language" else Translator
+        return kind(manifest, tokenizer, stepper, provider=provider)
+    except ValueError as error:
+        raise BundleError(folder / names[-1], str(error)) from error
+
+
+def _check_file(path: Path, record: FileRecord) -> None:
+    try:
+        size = path.stat().st_size
+        if size != record.size:
+            raise BundleError(path, f"has {size} bytes and the manifest says {record.size}")
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleError(path, f"cannot be read: {error.strerror}") from error
+    if digest != record.sha256:
+        raise BundleError(path, "its contents are not what the manifest says (sha256 differs)")
+
+
+def _check_tokenizer(path: Path, tokenizer: Tokenizer, manifest: Manifest) -> None:
+    if tokenizer.level != manifest.level:
+        raise BundleError(path, f"is of level {tokenizer.level} and the manifest says {manifest.level}")
+    if tokenizer.special != manifest.special:
+        raise BundleError(path, f"has {tokenizer.special} and the manifest says {manifest.special}")
+
+
+def _check_golden(path: Path, model: Model) -> None:
+    tolerance = model.manifest.tolerance.get(model.provider, TOLERANCE)
+    for golden in model.manifest.golden:
+        try:
+            output, scores = _answer(model, golden)
+        except (InvalidRequest, UnknownWord, ValueError) as error:
+            raise BundleError(path, f"golden input {golden.input} is refused: {error}") from error
+        if len(scores) != len(golden.scores) or any(
+            not math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance)
+            for a, b in zip(scores, golden.scores, strict=True)
+        ):
+            raise BundleError(path, f"golden input {golden.input} scores {scores}, not {golden.scores}")
+        if not _same(output, golden, tolerance):
+            raise BundleError(path, f"golden input {golden.input} gives {output}, not {golden.output}")
+
+
+def _answer(model: Model, golden: Golden) -> tuple[list[str], list[float]]:
+    if isinstance(model, Vectors):
+        found = model.most_similar(golden.input, topn=len(golden.output))
+        return [word for word, _ in found], [score for _, score in found]
+    if isinstance(model, Translator):
+        translations = [model.translate(text) for text in golden.input]
+        return [each.text for each in translations], [each.score for each in translations]
+    most = min(GOLDEN_TOKENS, model.manifest.limits.new_tokens)
+    options = CompletionOptions(max_tokens=most, beam=1, temperature=0.0)
+    completions = [model.complete(prompt, options)[0] for prompt in golden.input]
+    return [each.text for each in completions], [each.logprob for each in completions]
+
+
+def _same(output: list[str], golden: Golden, tolerance: float) -> bool:
+    """Whether the texts are equal; neighbours whose cosines are within the tolerance may swap places."""
+    if output == golden.output:
+        return True
+    scores = dict(zip(golden.output, golden.scores, strict=False))
+    return sorted(output) == sorted(golden.output) and all(
+        abs(scores[found] - scores[wanted]) <= tolerance
+        for found, wanted in zip(output, golden.output, strict=True)
+    )

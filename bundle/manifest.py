@@ -1,0 +1,187 @@
+"""What a bundle says about itself: the records of ``manifest.json`` and its revision."""
+
+import hashlib
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from bundle.errors import BundleError
+
+FORMAT = 1
+READABLE = (FORMAT,)  # the current number and, once there is one, the previous
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+SCORES = "scores.json"
+CARD = "CARD.md"
+
+Kind = Literal["vectors", "language", "translator"]
+Level = Literal["char", "word", "bpe"]
+Precision = Literal["fp32", "fp16", "int8"]
+
+GRAPHS: dict[Kind, tuple[str, ...]] = {
+    "vectors": ("vectors.onnx",),
+    "language": ("model.onnx",),
+    "translator": ("encoder.onnx", "decoder.onnx"),
+}
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the manifest's records: immutable, and strict about what they read."""
+
+
+class Special(Record, frozen=True, kw_only=True):
+    """Ids of the special tokens, ``None`` where the tokenizer has none."""
+
+    pad: int | None = None
+    bos: int | None = None
+    eos: int | None = None
+    unk: int | None = None
+
+
+class Limits(Record, frozen=True, kw_only=True):
+    """Most tokens of a prompt or source sentence, of one answer, and of one past (0 = unbounded)."""
+
+    prompt_tokens: int
+    new_tokens: int
+    context_tokens: int = 0
+
+
+class Decoding(Record, frozen=True, kw_only=True):
+    """Defaults of the wishes that come with a request."""
+
+    max_tokens: int = 32
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    beam: int = 1
+    length_penalty: float = 1.0
+
+
+class FileRecord(Record, frozen=True, kw_only=True):
+    """Digest (hexadecimal sha256) and size in bytes of one file."""
+
+    sha256: str
+    size: int
+
+
+class Corpus(Record, frozen=True, kw_only=True):
+    """One source of the training text."""
+
+    name: str
+    licence: str
+    attribution: str
+    sha256: str
+
+
+class Provenance(Record, frozen=True, kw_only=True):
+    """Where the weights come from. ``created`` is UTC, to the second."""
+
+    commit: str
+    recipe: str
+    corpora: list[Corpus]
+    libraries: dict[str, str]
+    opset: int
+    parameters: int
+    created: str
+
+
+class Check(Record, frozen=True, kw_only=True):
+    """One equality that export verified: the bound stated and the largest difference seen."""
+
+    bound: float
+    observed: float
+
+
+class Golden(Record, frozen=True, kw_only=True):
+    """An input with the outputs it must give, and their scores.
+
+    vectors: a word, its neighbours, their cosines. language: a prompt, its greedy completion of 16 tokens,
+    the sum of their log-probabilities. translator: a text, its translation, the sum of log-probabilities.
+    """
+
+    input: list[str]
+    output: list[str]
+    scores: list[float]
+
+
+class Manifest(Record, frozen=True, kw_only=True):
+    """The facts that travel with a model; see ``docs/bundle-format.md``."""
+
+    format: int = FORMAT
+    kind: Kind
+    name: str
+    aliases: list[str] = []
+    level: Level
+    languages: list[str]
+    special: Special
+    limits: Limits
+    decoding: Decoding
+    precision: Precision
+    files: dict[str, FileRecord]
+    revision: str
+    provenance: Provenance
+    parity: dict[str, Check] = {}
+    golden: list[Golden] = []
+    tolerance: dict[str, float] = {}
+
+
+def compute_revision(manifest: Manifest) -> str:
+    """First 12 hexadecimal digits of the sha256 of everything that decides an answer."""
+    deciding = {
+        "kind": manifest.kind,
+        "level": manifest.level,
+        "languages": manifest.languages,
+        "special": manifest.special,
+        "limits": manifest.limits,
+        "decoding": manifest.decoding,
+        "precision": manifest.precision,
+        "files": {name: record.sha256 for name, record in manifest.files.items()},
+    }
+    return hashlib.sha256(msgspec.json.encode(deciding, order="sorted")).hexdigest()[:12]
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The bytes of ``manifest.json``: keys sorted, two-space indent, final newline."""
+    return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=2) + b"\n"
+
+
+def read_manifest(folder: str | PathLike[str]) -> Manifest:
+    """Read and check the manifest of a bundle, but not the files it names.
+
+    Raises:
+        BundleError: missing, not JSON, a format not understood, a field unknown, missing or of the wrong
+            type, a graph or tokenizer without record, or a revision that does not match.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise BundleError(path, f"cannot be read: {error.strerror}") from error
+    try:
+        plain: Any = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(path, f"is not JSON: {error}") from error
+    # The format is judged first: a future manifest has fields that this reader would call unknown.
+    number = plain.get("format") if isinstance(plain, dict) else None
+    if number not in READABLE:
+        raise BundleError(path, f"format {number!r} is not understood (this reader knows {READABLE})")
+    try:
+        manifest = msgspec.convert(plain, Manifest)
+    except msgspec.ValidationError as error:
+        raise BundleError(path, str(error)) from error
+    _check(path, manifest)
+    return manifest
+
+
+def _check(path: Path, manifest: Manifest) -> None:
+    for name in (*GRAPHS[manifest.kind], TOKENIZER):
+        if name not in manifest.files:
+            raise BundleError(path, f"files: {name} is not recorded")
+    for name in manifest.files:
+        if Path(name).name != name or name in {"", ".", "..", MANIFEST}:
+            raise BundleError(path, f"files: {name!r} is not a file beside the manifest")
+    expected = compute_revision(manifest)
+    if manifest.revision != expected:
+        raise BundleError(path, f"revision {manifest.revision!r} does not match its contents ({expected})")

@@ -1,0 +1,195 @@
+"""The whole of an export, in its order: rebuild, lower, verify, golden examples, card, rename."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+
+from bundle.errors import InvalidRequest
+from bundle.load import open_bundle
+from bundle.manifest import GRAPHS, TOKENIZER, Check, Manifest, Precision
+from bundle.stepper import Prompt
+from bundle.tokenizer import Tokenizer
+from bundle.vectors import Vectors
+from export import ExportError, pack
+from export.card import write_card
+from export.defaults import decoding, limits
+from export.golden import golden
+from export.lower import lower
+from export.quantize import round_weights
+from export.speed import measure
+from export.vectors import lower_vectors
+from export.verify import Subject, require, verify_steps
+from export.verify_vectors import verify_vectors
+from training.checkpoint import RECIPE, load_model
+from training.config import Recipe, encode_recipe, load_recipe
+from training.models import Model, count_parameters
+from training.word2vec import load_run
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an export made."""
+
+    folder: Path
+    manifest: Manifest
+
+    def __str__(self) -> str:
+        manifest = self.manifest
+        size = sum(record.size for record in manifest.files.values())
+        head = (
+            f"{self.folder}: {manifest.kind} {manifest.name}, {manifest.provenance.parameters:,} parameters, "
+            f"{manifest.precision}, {size / 1e6:.2f} MB, revision {manifest.revision}"
+        )
+        checks = [
+            f"  {name:<26} {check.observed:>8.2g} <= {check.bound:g}"
+            for name, check in sorted(manifest.parity.items())
+        ]
+        return "\n".join([head, *checks])
+
+
+def export_run(
+    run: Path, target: Path, *, precision: Precision = "fp32", force: bool = False, name: str = ""
+) -> Report:
+    """Makes the bundle `target` of a run folder, or leaves everything as it was.
+
+    name: what the bundle is called; its folder's name where empty.
+
+    Raises:
+        ExportError: `target` may not be replaced, or the graphs do not do what the trained model does.
+        VoisinError: a file of the run is missing or damaged.
+    """
+    target = Path(os.path.abspath(target))  # `.` has no name
+    pack.refuse(target, force=force)
+    recipe = load_recipe(run / RECIPE, expand=False)
+    corpora = pack.read_corpora(run)
+    before = pack.read_scores(target) if target.exists() else {}
+    with pack.staged(target, force=force) as folder:
+        try:
+            shutil.copyfile(run / TOKENIZER, folder / TOKENIZER)
+        except OSError as error:
+            raise ExportError(f"{run / TOKENIZER}: {error.strerror}") from error
+        tokenizer = Tokenizer.load(folder / TOKENIZER)
+        try:
+            if recipe.kind == "vectors":
+                candidate = _vectors(run, precision)
+            else:
+                candidate = _steps(run, recipe, tokenizer, precision)
+        except ValueError as error:  # weights that are no numbers, or beyond the precision
+            raise ExportError(f"{run}: {error}") from error
+        bounds = limits(recipe)
+        manifest = Manifest(
+            kind=recipe.kind,
+            name=name or target.name,
+            level=tokenizer.level,
+            languages=recipe.languages,
+            special=tokenizer.special,
+            limits=bounds,
+            decoding=decoding(recipe, bounds),
+            precision=precision,
+            files={},
+            revision="",
+            provenance=pack.provenance(
+                recipe=encode_recipe(recipe),
+                corpora=corpora,
+                opset=pack.write_graphs(folder, candidate.graphs),
+                parameters=candidate.parameters,
+            ),
+            tolerance=pack.TOLERANCE,
+        )
+        manifest = pack.finished(manifest, folder)
+        checks = candidate.verify(folder, manifest)
+        require(checks)
+        manifest = _answered(folder, msgspec.structs.replace(manifest, parity=checks), recipe)
+        _describe(folder, manifest, before)
+    return Report(target, manifest)
+
+
+def _answered(folder: Path, manifest: Manifest, recipe: Recipe) -> Manifest:
+    """Adds the golden examples and proves that the whole opens with them."""
+    pack.write_manifest(folder, manifest)
+    model = open_bundle(folder, check=False)
+    manifest = msgspec.structs.replace(manifest, golden=golden(model, recipe.train.samples))
+    pack.write_manifest(folder, manifest)
+    return manifest
+
+
+def _describe(folder: Path, manifest: Manifest, before: Mapping[str, object]) -> None:
+    """Scores and card. Scores of an older bundle of the same revision are still true."""
+    scores = dict(before) if before.get("revision") == manifest.revision else {}
+    scores |= {"revision": manifest.revision, "speed": msgspec.to_builtins(measure(open_bundle(folder)))}
+    pack.write_scores(folder, scores)
+    write_card(folder, manifest)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Graphs that still have to prove themselves."""
+
+    graphs: Mapping[str, onnx.ModelProto]
+    parameters: int
+    verify: Callable[[Path, Manifest], dict[str, Check]]
+    """The checks of the graphs as they lie in a folder with that manifest."""
+
+
+def _steps(run: Path, recipe: Recipe, tokenizer: Tokenizer, precision: Precision) -> Candidate:
+    """A language model or a translator."""
+    model, _ = load_model(run)
+    assert isinstance(model, Model)
+    stored = copy.deepcopy(model)
+    round_weights(stored, precision)
+
+    def verify(folder: Path, manifest: Manifest) -> dict[str, Check]:
+        subject = Subject(
+            kind=recipe.kind,
+            trained=model,
+            rounded=stored,
+            graphs={name: folder / name for name in GRAPHS[recipe.kind]},
+            precision=precision,
+            special=manifest.special,
+            limits=manifest.limits,
+        )
+        samples = sample_prompts(recipe, tokenizer, manifest)
+        return verify_steps(subject, samples, vocab=tokenizer.size, seed=recipe.seed)
+
+    return Candidate(lower(model, precision), count_parameters([model]), verify)
+
+
+def sample_prompts(recipe: Recipe, tokenizer: Tokenizer, manifest: Manifest) -> list[Prompt]:
+    """The recipe's samples as prompts, as long as the limits allow; what cannot be spelt is left out."""
+    bos, eos = manifest.special.bos, manifest.special.eos
+    prompts = []
+    for text in recipe.train.samples:
+        try:
+            ids = tokenizer.encode(text)[: manifest.limits.prompt_tokens - 1]
+        except InvalidRequest:
+            continue
+        if bos is None or eos is None:
+            continue
+        prompts.append(Prompt((bos,), (*ids, eos)) if recipe.kind == "translator" else Prompt((bos, *ids)))
+    return prompts
+
+
+def _vectors(run: Path, precision: Precision) -> Candidate:
+    """Word vectors."""
+    words, matrix, _ = load_run(run)
+
+    def verify(folder: Path, manifest: Manifest) -> dict[str, Check]:
+        pack.write_manifest(folder, manifest)
+        model = open_bundle(folder, check=False)
+        assert isinstance(model, Vectors)
+        return verify_vectors(model, words, matrix, precision)
+
+    return Candidate(
+        lower_vectors(matrix, precision), int(np.any(matrix, axis=1).sum()) * matrix.shape[1], verify
+    )

@@ -1,0 +1,96 @@
+"""Exported vectors rank as gensim does: the checks of a `vectors` bundle before it is packed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from gensim.models import KeyedVectors
+from numpy.typing import NDArray
+
+from bundle.errors import UnknownWord
+from bundle.manifest import Check
+from bundle.vectors import Vectors
+from export import ExportError
+
+TOPN = 10
+WORDS = 200
+ANALOGIES = 50
+
+Neighbours = list[tuple[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What a precision may differ from gensim by."""
+
+    rankings: float | None
+    """Share of queries whose ten neighbours are not gensim's in gensim's order; None: not asked."""
+    cosines: float
+    """Largest |difference| of the cosine of one and the same neighbour."""
+    missed: float
+    """Of gensim's ten nearest words, the share not found."""
+
+
+BOUNDS: Mapping[str, Bounds] = {
+    "fp32": Bounds(rankings=0.0, cosines=1e-5, missed=0.0),
+    "fp16": Bounds(rankings=None, cosines=1e-3, missed=0.01),
+    "int8": Bounds(rankings=None, cosines=0.02, missed=0.05),
+}
+
+
+def verify_vectors(
+    model: Vectors, words: Sequence[str], matrix: NDArray[np.float32], precision: str, *, seed: int = 0
+) -> dict[str, Check]:
+    """The checks against gensim's KeyedVectors over the trained vectors.
+
+    words, matrix: tokens by id and their vectors float32 [vocab, hidden]; rows of zeros are no words.
+    Raises ExportError where the bundle does not know a word that was trained.
+    """
+    bounds = BOUNDS[precision]
+    rows = np.flatnonzero(np.any(matrix, axis=1))
+    trained = KeyedVectors(matrix.shape[1])
+    trained.add_vectors([words[int(row)] for row in rows], matrix[rows])
+    rng = np.random.default_rng(seed)
+    wrong, missed, asked, widest = 0, 0, 0, 0.0
+    queries = _queries([words[int(row)] for row in rows], rng)
+    for positive, negative in queries:
+        want = trained.most_similar(positive=positive, negative=negative, topn=TOPN)
+        try:
+            got = model.most_similar(positive, negative, topn=TOPN)
+        except UnknownWord as error:
+            raise ExportError(f"the bundle does not know {error.word!r}, which was trained") from error
+        wrong += not same_ranking(got, want, bounds.cosines)
+        missed += len({word for word, _ in want} - {word for word, _ in got})
+        asked += len(want)
+        cosines = dict(want)
+        widest = max([widest, *(abs(score - cosines[word]) for word, score in got if word in cosines)])
+    checks = {
+        "cosines_vs_gensim": Check(bound=bounds.cosines, observed=widest),
+        "missed_of_ten": Check(bound=bounds.missed, observed=missed / max(1, asked)),
+    }
+    if bounds.rankings is not None:
+        checks["rankings_vs_gensim"] = Check(bound=bounds.rankings, observed=wrong / len(queries))
+    return checks
+
+
+def same_ranking(got: Neighbours, want: Neighbours, tie: float) -> bool:
+    """Whether both name the same words in the same order; words whose cosines are within `tie` may swap."""
+    if len(got) != len(want):
+        return False
+    return all(a == b or abs(one - two) <= tie for (a, one), (b, two) in zip(got, want, strict=True))
+
+
+def _queries(words: Sequence[str], rng: np.random.Generator) -> list[tuple[list[str], list[str]]]:
+    """Single words, the most frequent and others from the whole vocabulary, then analogies a - b + c."""
+    frequent = list(words[: WORDS // 2])
+    others = [words[i] for i in rng.choice(len(words), size=min(len(words), WORDS // 2), replace=False)]
+    queries: list[tuple[list[str], list[str]]] = [
+        ([word], []) for word in dict.fromkeys([*frequent, *others])
+    ]
+    if len(words) >= 4:
+        for _ in range(ANALOGIES):
+            a, b, c = (words[i] for i in rng.choice(len(words), size=3, replace=False))
+            queries.append(([a, c], [b]))
+    return queries

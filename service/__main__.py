@@ -1,0 +1,80 @@
+"""`python -m service`: open the bundles, listen, leave in good order.
+
+Exit status: 0 after SIGTERM, 1 where something of this machine is wrong (a bundle, the port), 2 for settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import cast
+
+from bundle.errors import BundleError
+from bundle.session import Device
+from service import VERSION
+from service.logs import configure
+from service.settings import Settings, SettingsError, read_settings, settings_table
+
+# A decoding thread may hold the interpreter this long before the event loop gets its turn; the default, 5 ms,
+# is twenty times what a look-up takes.
+_SWITCH_SECONDS = 0.0005
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns the exit status."""
+    options = parser().parse_args(arguments)
+    if options.print_settings:
+        print(settings_table(), end="")
+        return 0
+    if options.print_metrics:
+        from service.metrics import metrics_table
+
+        print(metrics_table(), end="")
+        return 0
+    try:
+        return run(read_settings())
+    except SettingsError as error:
+        print(f"voisin: {error}", file=sys.stderr)
+        return 2
+    except (BundleError, OSError) as error:
+        print(f"voisin: {error}", file=sys.stderr)
+        return 1
+
+
+def run(settings: Settings) -> int:
+    """Serve until told to stop.
+
+    Raises:
+        BundleError: a bundle is damaged, or there is none.
+        SettingsError, OSError: what the environment asked for cannot be had.
+    """
+    from service.app import build_app
+    from service.house import build_house
+    from service.registry import open_registry
+    from service.server import serve
+
+    configure(settings.log_level)
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    registry = open_registry(
+        settings.models_folder, device=cast(Device, settings.device), languages=settings.language_order
+    )
+    house = build_house(settings, registry)
+    serve(build_app(house), house)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line. What the service does is set by the environment, not here."""
+    parser = argparse.ArgumentParser(
+        prog="python -m service",
+        description="Serve the bundles of VOISIN_MODELS. Settings come from VOISIN_* variables.",
+    )
+    parser.add_argument("--print-settings", action="store_true", help="the settings as a Markdown table")
+    parser.add_argument("--print-metrics", action="store_true", help="the metrics as a Markdown table")
+    parser.add_argument("--version", action="version", version=f"voisin {VERSION}")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""The composition root: routes, refusals, and the layer that watches them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from litestar import Litestar
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import ASGIApp
+
+from service import openapi
+from service.errors import from_exception
+from service.house import House
+from service.logs import RequestLog
+from service.observe import Observe
+from service.parsing import AnyRequest
+from service.problems import render
+from service.responses import Answer
+from service.routes import complete, embeddings, meta, page, probes, similar, translate
+from service.trace import trace_of
+
+logger = logging.getLogger("voisin")
+
+
+def handlers(house: House) -> list[HTTPRouteHandler]:
+    """Every route of the service."""
+    tasks = [
+        handler
+        for family in (similar, complete, translate, embeddings, meta, probes)
+        for handler in family.routes(house)
+    ]
+    pages = page.routes(lambda: openapi.document([*tasks, *pages]))
+    return [*tasks, *pages]
+
+
+def refuse(request: AnyRequest, error: Exception) -> Any:
+    """Any exception as the problem it stands for."""
+    problem = from_exception(error)
+    trace = trace_of(request.scope)
+    trace.outcome = problem.outcome
+    if problem.status == 500:
+        logger.error("unforeseen", exc_info=error, extra={"data": {"request_id": trace.request_id}})
+    return _Ready(render(problem, request.scope["path"], trace.request_id))
+
+
+class _Ready:
+    """An answer in the clothes that the framework wants of an exception handler."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    def to_asgi_response(self, **_: Any) -> Answer:
+        return self._answer
+
+
+def build_app(house: House) -> ASGIApp:
+    """The ASGI application over a house."""
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        async with house.open():
+            yield
+
+    routes = handlers(house)
+    app = Litestar(
+        route_handlers=routes,
+        exception_handlers={Exception: refuse},
+        lifespan=[lifespan],
+        openapi_config=None,
+        logging_config=None,
+        request_max_body_size=house.settings.body_bytes,
+    )
+    tasks = {path: route.opt.get("task", "other") for route in routes for path in route.paths}
+    log = RequestLog(every=house.settings.log_level in ("debug", "info"))
+    return Observe(app, house.metrics, log, tasks)

@@ -1,0 +1,42 @@
+"""Which language is this? Only those that are served come into question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from py3langid.langid import MODEL_FILE, LanguageIdentifier  # type: ignore[import-untyped]
+
+_ENOUGH = 2000  # characters; more change nothing and cost time on the event loop
+
+
+class Detector:
+    """py3langid (Lui and Baldwin 2012) over a closed set of languages; the same text always scores the same.
+
+    Codes that py3langid does not know are left out; where none is left, the first code is always the answer.
+    """
+
+    def __init__(self, codes: Sequence[str]) -> None:
+        self._codes = list(codes)
+        self._identifier: LanguageIdentifier | None = None
+        identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+        known = [code for code in codes if code in identifier.labels]
+        if known:
+            identifier.set_languages(known)
+            self._identifier = identifier
+
+    def rank(self, text: str) -> list[tuple[str, float]]:
+        """(code, probability) of every language, likeliest first; none for a text without letters.
+
+        Equally likely languages keep the order in which they are served.
+        """
+        text = text[:_ENOUGH]
+        if self._identifier is None or not any(map(str.isalpha, text)):
+            return []
+        found = [(code, float(share)) for code, share in self._identifier.rank(text)]
+        return sorted(found, key=lambda each: (-each[1], self._codes.index(each[0])))
+
+    def best(self, text: str, among: Sequence[str]) -> str:
+        """The likeliest of `among`; the first of them where the text says nothing."""
+        if len(among) == 1:
+            return among[0]
+        return next((code for code, _ in self.rank(text) if code in among), among[0])

@@ -1,0 +1,113 @@
+"""The parts of one running service, put together once; routes are given this and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from bundle.language import Language
+from bundle.translator import Translator
+from service.admission import Admission
+from service.answers import Answers
+from service.batcher import Batcher
+from service.cache import MemoryStore
+from service.detection import Detector
+from service.health import Health
+from service.metrics import Metrics
+from service.redis_store import RedisStore
+from service.registry import Registry
+from service.settings import Settings, SettingsError
+
+
+@dataclass(frozen=True)
+class House:
+    """What stands for as long as the process does."""
+
+    settings: Settings
+    registry: Registry
+    metrics: Metrics
+    memory: MemoryStore
+    redis: RedisStore | None
+    admission: Admission
+    batcher: Batcher
+    answers: Answers
+    health: Health
+    detector: Detector
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Threads, Redis and canaries run inside this block."""
+        self.batcher.start(asyncio.get_running_loop())
+        if self.redis is not None:
+            await self.redis.start()
+        canaries = asyncio.create_task(self.health.watch(), name="canaries")
+        try:
+            yield
+        finally:
+            canaries.cancel()
+            await asyncio.gather(canaries, return_exceptions=True)
+            self.batcher.stop()
+            if self.redis is not None:
+                await self.redis.close()
+
+
+def build_house(settings: Settings, registry: Registry) -> House:
+    """The parts, connected, nothing started.
+
+    Raises:
+        SettingsError: VOISIN_REDIS_URL is no Redis URL.
+    """
+    metrics = Metrics()
+    memory = MemoryStore(max_bytes=settings.cache_bytes, max_entries=settings.cache_entries)
+    redis = _redis(settings, metrics)
+    admission = Admission(tokens=settings.queue_tokens, texts=settings.queue_texts, metrics=metrics)
+    models = {each.name: each.model for each in registry if isinstance(each.model, Language | Translator)}
+    makers = {name: partial(model.decoder, max_rows=settings.batch_rows) for name, model in models.items()}
+    batcher = Batcher(makers, threads=settings.worker_threads, metrics=metrics)
+    answers = Answers(memory, redis, admission, batcher, metrics, settings.deadline_seconds)
+    health = Health(registry, batcher, admission, canary_seconds=settings.canary_seconds)
+    _watch(metrics, memory, redis, health, registry)
+    return House(
+        settings,
+        registry,
+        metrics,
+        memory,
+        redis,
+        admission,
+        batcher,
+        answers,
+        health,
+        Detector(registry.codes),
+    )
+
+
+def _redis(settings: Settings, metrics: Metrics) -> RedisStore | None:
+    if not settings.redis_url:
+        return None
+    try:
+        return RedisStore(
+            settings.redis_url,
+            ttl=settings.cache_ttl_seconds,
+            timeout=settings.redis_timeout_seconds,
+            metrics=metrics,
+        )
+    except ValueError as error:
+        raise SettingsError(f"VOISIN_REDIS_URL: {error}") from None
+
+
+def _watch(
+    metrics: Metrics, memory: MemoryStore, redis: RedisStore | None, health: Health, registry: Registry
+) -> None:
+    metrics.watch(metrics.cache_bytes, lambda: memory.size)
+    metrics.watch(metrics.redis_up, lambda: float(redis is not None and redis.up))
+    metrics.watch(metrics.ready, lambda: float(not health.reasons()))
+    metrics.watch(metrics.warmup, lambda: health.warm_after or 0.0)
+    for each in registry:
+        manifest = each.manifest
+        metrics.model_info.labels(
+            each.name, manifest.kind, manifest.revision, manifest.precision, each.model.provider
+        ).set(1)
+        metrics.model_load.labels(each.name).set(each.seconds)

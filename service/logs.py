@@ -1,0 +1,72 @@
+"""One JSON object a line on stderr. Ids, names, numbers: never the text of a request, never a key."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Any
+
+import msgspec
+
+logger = logging.getLogger("voisin")
+
+
+class JsonLines(logging.Formatter):
+    """Log records as JSON; `extra={"data": {...}}` becomes members of the object."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line.update(getattr(record, "data", {}))
+        if record.exc_info and record.exc_info[0]:
+            # the type and the place, not the message: messages quote what users wrote
+            line["exception"] = record.exc_info[0].__name__
+            line["stack"] = _stack(record)
+        return msgspec.json.encode(line).decode()
+
+
+def _stack(record: logging.LogRecord) -> list[str]:
+    places = []
+    trace = record.exc_info[2] if record.exc_info else None
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        places.append(f"{code.co_filename}:{trace.tb_lineno} {code.co_name}")
+        trace = trace.tb_next
+    return places[-12:]
+
+
+def configure(level: str) -> None:
+    """Send this process's log to stderr as JSON lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for name in ("voisin", "uvicorn"):
+        logging.getLogger(name).setLevel(level.upper())
+
+
+class RequestLog:
+    """The line of each request, written without the logging machinery, which would cost more than it."""
+
+    def __init__(self, *, every: bool) -> None:
+        self._every = every
+        self._encode = msgspec.json.Encoder().encode
+
+    def write(self, status: int, outcome: str, line: dict[str, Any]) -> None:
+        """`line` is ids, route, numbers; the caller has checked that it holds no text."""
+        if not self._every and outcome != "error":
+            return
+        now = time.time()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
+        record: dict[str, Any] = {
+            "time": stamp,
+            "level": "error" if outcome == "error" else "info",
+            "logger": "voisin.request",
+        }
+        record |= {"status": status, "outcome": outcome} | line
+        sys.stderr.write(self._encode(record).decode() + "\n")

@@ -1,0 +1,85 @@
+"""The outermost layer: every request passes here, also those that no route takes."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import from_exception
+from service.logs import RequestLog
+from service.metrics import Metrics
+from service.problems import render
+from service.trace import Trace
+
+logger = logging.getLogger("voisin")
+
+
+def _outcome(status: int, task: str) -> str:
+    if task == "probe" and status == 503:
+        return "rejected"  # the probe was answered, only not with yes
+    if status < 400:
+        return "ok"
+    if status < 500:
+        return "client_error"
+    return "error"
+
+
+class Observe:
+    """Gives each request a trace, each answer its headers, each pair a metric and a line in the log.
+
+    It stands outside the framework because the framework's own middleware never sees a 404 or a 405.
+    `tasks` maps a route's path to its task; every other path is `other`, so labels stay bounded.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, log: RequestLog, tasks: dict[str, str]) -> None:
+        self._app = app
+        self._metrics = metrics.tasks
+        self._log = log
+        self._tasks = tasks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
+        trace = Trace(scope)
+        scope["trace"] = trace  # type: ignore[typeddict-unknown-key]
+        path, method = scope["path"], scope["method"]
+        task = self._tasks.get(path.rstrip("/") or "/", "other")
+        series = self._metrics[task]
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", trace.request_id.encode()),
+                    (b"x-model-revision", trace.revision.encode()),
+                    (b"x-cache", trace.cache.encode()),
+                    (b"server-timing", trace.server_timing().encode()),
+                ]
+            await send(message)
+
+        series.inflight.inc()
+        try:
+            await self._app(scope, receive, answer)
+        except Exception as error:
+            logger.exception("unforeseen", extra={"data": {"request_id": trace.request_id}})
+            trace.outcome = "error"
+            if not status:
+                await render(from_exception(error), path, trace.request_id)(scope, receive, answer)
+        finally:
+            series.inflight.dec()
+            elapsed = trace.elapsed()
+            outcome = trace.outcome or _outcome(status, task)
+            series.duration.observe(elapsed)
+            series.outcomes[outcome].inc()
+            # probes that went well come every few seconds for ever: nobody wants to read that
+            if task != "probe" or outcome != "ok":
+                line: dict[str, Any] = {"request_id": trace.request_id, "task": task, "method": method}
+                line |= {"seconds": round(elapsed, 6), "cache": trace.cache, "revision": trace.revision}
+                self._log.write(status, outcome, line)

@@ -1,0 +1,157 @@
+"""From bytes to a checked request. Whatever is wrong becomes a 4xx that names the field."""
+
+from __future__ import annotations
+
+import typing
+from functools import cache
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+from litestar.connection import Request
+from litestar.exceptions import HTTPException
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
+
+from service.errors import Problem, invalid
+
+S = TypeVar("S", bound=msgspec.Struct)
+AnyRequest = Request[Any, Any, Any]
+
+_MOST_FIELDS = 256
+_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+
+
+@cache
+def _lists(shape: type[msgspec.Struct]) -> frozenset[str]:
+    """The fields that may be given more than once in a query or a form."""
+    hints = typing.get_type_hints(shape)
+    return frozenset(name for name, hint in hints.items() if _takes_list(hint))
+
+
+def _takes_list(hint: Any) -> bool:
+    return typing.get_origin(hint) is list or any(_takes_list(part) for part in typing.get_args(hint))
+
+
+def _collect(pairs: list[tuple[str, str]], shape: type[msgspec.Struct]) -> dict[str, Any]:
+    lists = _lists(shape)
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        if name not in fields:
+            fields[name] = value
+        elif name not in lists:
+            raise invalid(name[:64], f"{name[:64]} is given more than once", code="repeated_field")
+        elif isinstance(fields[name], list):
+            fields[name].append(value)
+        else:
+            fields[name] = [fields[name], value]
+    return fields
+
+
+def _query_pairs(request: AnyRequest) -> list[tuple[str, str]]:
+    try:
+        text = request.scope["query_string"].decode("utf-8")
+        return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_MOST_FIELDS)
+    except UnicodeDecodeError:
+        raise invalid(None, "the query is not UTF-8", code="malformed_query") from None
+    except ValueError:
+        raise invalid(
+            None, "the query has too many fields", limit=_MOST_FIELDS, code="malformed_query"
+        ) from None
+
+
+def read_query(request: AnyRequest, shape: type[S]) -> S:
+    """The query parameters as a checked struct."""
+    return msgspec.convert(_collect(_query_pairs(request), shape), shape, strict=False)
+
+
+def _content_type(request: AnyRequest) -> str:
+    return request.headers.get("content-type", "").split(";")[0].strip().lower()
+
+
+async def read_json(request: AnyRequest, shape: type[S], *, strict: bool = True) -> S:
+    """The JSON body as a checked struct. A body without Content-Type is taken for JSON."""
+    kind = _content_type(request)
+    if kind and kind != "application/json" and not kind.endswith("+json"):
+        raise Problem(415, "unsupported_media_type", f"{kind[:64]} is not read here; send application/json")
+    _plain(request)
+    _no_query(request)
+    return _decode(await request.body(), shape, strict)
+
+
+def _no_query(request: AnyRequest) -> None:
+    for name, _ in _query_pairs(request):
+        raise invalid(
+            name[:64], f"{name[:64]} is in the query; a POST is read from its body", code="unknown_field"
+        )
+
+
+def _plain(request: AnyRequest) -> None:
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding != "identity":
+        raise Problem(
+            415, "unsupported_encoding", f"Content-Encoding {encoding[:64]} is not read here; send it plain"
+        )
+
+
+def _decode(body: bytes, shape: type[S], strict: bool) -> S:
+    try:
+        return msgspec.json.decode(body, type=shape, strict=strict)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        where = "it is empty" if not body else str(error)
+        raise Problem(400, "malformed_json", f"the body is not JSON: {where}") from None
+
+
+async def read_json_or_form(request: AnyRequest, shape: type[S]) -> S:
+    """JSON, a form, or query parameters, whichever way a LibreTranslate client chose to send it."""
+    kind = _content_type(request)
+    if kind in _FORMS:
+        pairs = _query_pairs(request) + await _form_pairs(request, kind)
+        return msgspec.convert(_collect(pairs, shape), shape, strict=False)
+    if kind and kind != "application/json" and not kind.endswith("+json"):
+        raise Problem(
+            415, "unsupported_media_type", f"{kind[:64]} is not read here; send application/json or a form"
+        )
+    _plain(request)
+    body = await request.body()
+    if not body.strip():
+        return read_query(request, shape)
+    _no_query(request)
+    return _decode(body, shape, strict=False)
+
+
+async def _form_pairs(request: AnyRequest, kind: str) -> list[tuple[str, str]]:
+    """The fields of a form; browsers send line ends as CRLF, which are made plain again."""
+    _plain(request)
+    try:
+        if kind == _FORMS[0]:
+            text = (await request.body()).decode("utf-8")
+            pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_MOST_FIELDS)
+        else:
+            pairs = _texts(list((await request.form()).multi_items()))
+    except RequestEntityTooLarge:
+        raise
+    except (ValueError, HTTPException) as error:
+        raise Problem(400, "malformed_form", "the body is not a form") from error
+    return [(name, value.replace("\r\n", "\n")) for name, value in pairs]
+
+
+def _texts(items: list[tuple[str, Any]]) -> list[tuple[str, str]]:
+    for name, value in items:
+        if not isinstance(value, str):
+            raise invalid(str(name)[:64], "a file is not read here; send text")
+    return items
+
+
+def check_text(field: str, text: str, limit: int) -> str:
+    """`text`, if it is not longer than VOISIN_TEXT_CHARS."""
+    if len(text) > limit:
+        detail = f"request ({len(text)}) exceeds text limit ({limit})"
+        raise invalid(field, detail, limit=limit, code="text_too_long")
+    return text
+
+
+def is_fresh(request: AnyRequest) -> bool:
+    """Whether the caller wants the answer computed, not remembered."""
+    return "no-cache" in request.headers.get("cache-control", "").lower()

@@ -1,0 +1,65 @@
+"""One file a family of routes; each offers `routes(house)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from service.answers import Question
+from service.house import House
+from service.parsing import AnyRequest, is_fresh
+from service.presence import while_connected
+from service.schemas import ModelName
+from service.trace import trace_of
+
+
+def described(
+    task: str,
+    summary: str,
+    *,
+    query: type[msgspec.Struct] | None = None,
+    body: type[msgspec.Struct] | None = None,
+    answer: Any = None,
+    form: bool = False,
+    media: str = "application/json",
+) -> dict[str, Any]:
+    """What a handler says about itself, as its `opt`: read by the metrics, by /schema and by docs/api.md.
+
+    Args:
+        task: one of `service.metrics.TASKS`.
+        form: whether the body may come as a form, too.
+    """
+    return {
+        "task": task,
+        "summary": summary,
+        "query": query,
+        "body": body,
+        "answer": answer,
+        "form": form,
+        "media": media,
+    }
+
+
+async def decoded(house: House, request: AnyRequest, questions: Sequence[Question]) -> list[bytes]:
+    """The answers of decoders, for as long as the client waits for them."""
+    trace, fresh = trace_of(request.scope), is_fresh(request)
+    found = house.answers.at_once(questions, fresh=fresh, trace=trace)
+    if found is not None:
+        return found
+    return await while_connected(request.receive, house.answers.get(questions, fresh=fresh, trace=trace))
+
+
+def encoder(convert: Callable[[Any], Any]) -> Callable[[Any], bytes]:
+    """From a bundle's result to the bytes that are cached."""
+
+    def encode(result: Any) -> bytes:
+        return msgspec.json.encode(convert(result))
+
+    return encode
+
+
+def name_of(manifest: Any) -> ModelName:
+    """The `model` member of an answer."""
+    return ModelName(manifest.name, manifest.revision)

@@ -1,0 +1,117 @@
+"""Nearest words and analogies, answered on the event loop: handing them over would cost more than they do."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NoReturn
+
+import msgspec
+from litestar import get, post
+from litestar.handlers import HTTPRouteHandler
+
+from bundle.errors import UnknownWord
+from bundle.vectors import Vectors
+from service.answers import Question
+from service.errors import invalid
+from service.house import House
+from service.parsing import AnyRequest, is_fresh, read_json, read_query
+from service.responses import Json
+from service.routes import described, encoder, name_of
+from service.schemas import Neighbour, SimilarAnswer, SimilarQuery, SimilarRequest
+from service.trace import trace_of
+
+
+def _neighbours(found: list[tuple[str, float]]) -> list[Neighbour]:
+    return [Neighbour(word, round(score, 6)) for word, score in found]
+
+
+_encode = encoder(_neighbours)
+
+
+async def choose(candidates: list[Vectors], words: list[str]) -> Vectors:
+    """The first vocabulary that has all the words.
+
+    Raises:
+        UnknownWord: none has them; names the first word that the likeliest vocabulary lacks.
+        InvalidRequest: a word is blank.
+    """
+    lacking = []
+    for vectors in candidates:
+        unknown = next((word for word in words if word not in vectors), None)
+        if unknown is None:
+            return vectors
+        lacking.append((sum(word in vectors for word in words), unknown))
+    _, word = max(lacking, key=lambda each: each[0])
+    if not word.strip():
+        raise invalid("word", "is blank")
+    # milliseconds over a large vocabulary: not on the event loop
+    suggested = await asyncio.gather(*(asyncio.to_thread(v.did_you_mean, word) for v in candidates))
+    near = [each[place] for place in range(5) for each in suggested if place < len(each)]
+    raise UnknownWord(word, list(dict.fromkeys(near))[:5])
+
+
+async def neighbours(
+    house: House, request: AnyRequest, positive: list[str], negative: list[str], topn: int, vectors: Vectors
+) -> bytes:
+    """The encoded neighbours, from the cache or from the vectors."""
+    trace = trace_of(request.scope)
+    trace.revision = vectors.manifest.revision
+    ids = [[vectors.lookup(word) for word in words] for words in (positive, negative)]
+    question = Question(
+        task="similar",
+        model=vectors.manifest.name,
+        revision=vectors.manifest.revision,
+        request=[*ids, topn],
+        shape=list[Neighbour],
+        encode=_encode,
+        job=_no_job,
+    )
+    return await house.answers.look_up(
+        question,
+        lambda: vectors.most_similar(positive, negative, topn),
+        fresh=is_fresh(request),
+        trace=trace,
+    )
+
+
+def _no_job() -> NoReturn:
+    raise AssertionError("neighbours are not decoded")
+
+
+def routes(house: House) -> list[HTTPRouteHandler]:
+    """GET and POST /similar."""
+
+    @get("/similar", opt=described("similar", "Nearest words", query=SimilarQuery, answer=SimilarAnswer))
+    async def similar(request: AnyRequest) -> Json:
+        asked = read_query(request, SimilarQuery)
+        vectors = await choose(house.registry.vectors_for(asked.lang, asked.model), [asked.word])
+        found = await neighbours(house, request, [asked.word], [], asked.topn, vectors)
+        return Json(
+            SimilarAnswer(word=asked.word, neighbours=msgspec.Raw(found), model=name_of(vectors.manifest))
+        )
+
+    @post(
+        "/similar",
+        status_code=200,
+        opt=described(
+            "similar", "Analogies: positive minus negative", body=SimilarRequest, answer=SimilarAnswer
+        ),
+    )
+    async def analogy(request: AnyRequest) -> Json:
+        asked = await read_json(request, SimilarRequest)
+        words = asked.positive + asked.negative
+        if not words:
+            raise invalid(
+                "positive", "at least one word is needed in positive or negative", code="missing_field"
+            )
+        vectors = await choose(house.registry.vectors_for(asked.lang, asked.model), words)
+        found = await neighbours(house, request, asked.positive, asked.negative, asked.topn, vectors)
+        answer = SimilarAnswer(
+            positive=asked.positive,
+            negative=asked.negative,
+            neighbours=msgspec.Raw(found),
+            model=name_of(vectors.manifest),
+        )
+        return Json(answer)
+
+    return [similar, analogy]

@@ -1,0 +1,217 @@
+"""What requests may hold and what answers hold. The bounds here are hard; VOISIN_* settings may be tighter.
+
+A field that is not named here is refused, but on OpenAI's routes, whose clients send more than we read.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+Word = Annotated[str, Meta(min_length=1, max_length=200, description="a word or phrase, spelt as people do")]
+Name = Annotated[str, Meta(min_length=1, max_length=100)]
+Topn = Annotated[int, Meta(ge=1, le=1000, description="how many neighbours")]
+Words = Annotated[list[Word], Meta(max_length=32)]
+Lang = Annotated[
+    str, Meta(min_length=1, max_length=20, description="language code; left out, it is found out")
+]
+
+
+class ModelName(Struct):
+    """The bundle that answered."""
+
+    name: str
+    revision: str
+
+
+class SimilarQuery(Struct, forbid_unknown_fields=True):
+    """Nearest words of a word. Without `lang`, the first language that knows it."""
+
+    word: Word
+    topn: Topn = 10
+    lang: Lang | None = None
+    model: Name | None = None
+
+
+class SimilarRequest(Struct, forbid_unknown_fields=True):
+    """Words nearest to the sum of `positive` minus the sum of `negative`: king - man + woman."""
+
+    positive: Words = []
+    negative: Words = []
+    topn: Topn = 10
+    lang: Lang | None = None
+    model: Name | None = None
+
+
+class Neighbour(Struct):
+    """A word and its cosine with the query."""
+
+    word: str
+    score: float
+
+
+class SimilarAnswer(Struct, kw_only=True):
+    """`word` echoes a GET, `positive` and `negative` a POST."""
+
+    word: str | UnsetType = UNSET
+    positive: list[str] | UnsetType = UNSET
+    negative: list[str] | UnsetType = UNSET
+    neighbours: msgspec.Raw
+    model: ModelName
+
+
+class CompleteRequest(Struct, forbid_unknown_fields=True):
+    """A prompt to be continued. What is left out is taken from the model's manifest."""
+
+    prompt: str
+    level: Annotated[
+        Literal["char", "word"],
+        Meta(description="`word` completes the word being typed, then appends whole words"),
+    ] | None = None  # fmt: skip
+    lang: Lang | None = None
+    model: Name | None = None
+    max_tokens: (
+        Annotated[int, Meta(ge=1, le=65536, description="tokens; words where level is word")] | None
+    ) = None
+    n: Annotated[int, Meta(ge=1, le=32, description="choices; the n best where temperature is 0")] = 1
+    beam: Annotated[int, Meta(ge=1, le=32)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2, description="0 = the likeliest")] | None = None
+    top_k: Annotated[int, Meta(ge=0, le=1_000_000, description="0 = all")] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="same seed, same text")] | None = None
+    stop: Annotated[str | list[str], Meta(description="the text ends before the first of these")] = []
+    stream: Annotated[bool, Meta(description="server-sent events: `token`, then `done` or `error`")] = False
+
+
+class Choice(Struct, omit_defaults=True):
+    """`logprob` is the sum over the tokens; `word` (level word) the completed first word."""
+
+    text: str
+    finish_reason: Literal["stop", "length", "cancelled"]
+    logprob: float
+    word: str | None = None
+
+
+class CompleteAnswer(Struct):
+    """Best, or first drawn, first."""
+
+    completions: msgspec.Raw
+    model: ModelName
+
+
+class TokenEvent(Struct):
+    """Data of an SSE `token`: more text of a choice. Joined they are the whole text."""
+
+    choice: int
+    text: str
+
+
+class TranslateRequest(Struct, forbid_unknown_fields=True):
+    """LibreTranslate's request; `beam`, `scores` and `model` are ours."""
+
+    q: str | list[str]
+    source: Name
+    target: Name
+    format: str = "text"
+    alternatives: Annotated[int, Meta(ge=0, le=16)] = 0
+    beam: Annotated[int, Meta(ge=1, le=32)] | None = None
+    scores: Annotated[bool, Meta(description="add the mean log-probability of a token")] = False
+    model: Name | None = None
+    api_key: str | None = None
+    secret: str | None = None
+
+
+class Translated(Struct):
+    """One translated text, as the cache holds it."""
+
+    text: str
+    alternatives: list[str]
+    score: float
+    truncated: bool
+
+
+class Detected(Struct):
+    """`confidence` goes from 0 to 100."""
+
+    confidence: float
+    language: str
+
+
+class TranslateAnswer(Struct, omit_defaults=True):
+    """Lists where `q` was a list. `truncated` is there when a sentence came to the model's length limit."""
+
+    translated_text: str | list[str] = msgspec.field(name="translatedText")
+    model: ModelName | list[ModelName] | UnsetType = UNSET
+    detected_language: Detected | list[Detected] | UnsetType = msgspec.field(
+        name="detectedLanguage", default=UNSET
+    )
+    alternatives: list[str | list[str]] | UnsetType = UNSET
+    scores: float | list[float] | UnsetType = UNSET
+    truncated: bool = False
+
+
+class DetectRequest(Struct, forbid_unknown_fields=True):
+    """A text whose language is asked for."""
+
+    q: str
+    api_key: str | None = None
+
+
+class ServedLanguage(Struct):
+    """A language and what it can be translated into; itself, for LibreTranslate's clients, too."""
+
+    code: str
+    name: str
+    targets: list[str]
+
+
+class EmbeddingsRequest(Struct):
+    """OpenAI's request; each input is a word."""
+
+    input: Word | Annotated[list[Word], Meta(min_length=1)]
+    model: Name
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    user: str | None = None
+
+
+class Embedding(Struct):
+    """A unit vector; base64 is that of little-endian float32."""
+
+    index: int
+    embedding: list[float] | str
+    object: str = "embedding"
+
+
+class Usage(Struct):
+    """One token a word."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsAnswer(Struct):
+    """OpenAI's answer."""
+
+    data: list[Embedding]
+    model: str
+    usage: Usage
+    object: str = "list"
+
+
+class ModelCard(Struct):
+    """OpenAI's model object."""
+
+    id: str
+    created: int
+    object: str = "model"
+    owned_by: str = "voisin"
+
+
+class ModelList(Struct):
+    """OpenAI's list."""
+
+    data: list[ModelCard]
+    object: str = "list"

@@ -1,0 +1,137 @@
+"""One job on its way through the batcher, as the event loop and the worker thread both see it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Protocol
+
+from bundle.decoding import Event, Request
+from service.admission import Permit
+from service.errors import Problem
+
+
+class Job(Protocol):
+    """What bundle's jobs look like from here: requests for a decoder, fed with its events until done."""
+
+    @property
+    def requests(self) -> list[Request]: ...
+
+    @property
+    def cost(self) -> int: ...
+
+    @property
+    def done(self) -> bool: ...
+
+    def feed(self, index: int, event: Event) -> list[Any]: ...
+
+    def result(self) -> Any: ...
+
+
+class Ticket:
+    """A job with its place in the queue, its deadline and those who wait for it.
+
+    The event loop writes `gone` and `deadline`; the worker writes the times. Both only ever move one way, so
+    neither needs a lock. Times are `time.monotonic`, which is also the clock of the event loop.
+    """
+
+    __slots__ = (
+        "_encode", "_pieces", "_settled", "allowed", "deadline", "finished", "first", "gone", "job", "model",
+        "permit", "result", "started", "submitted", "task", "tokens_in", "tokens_out",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        task: str,
+        model: str,
+        job: Job,
+        encode: Callable[[Any], bytes],
+        *,
+        deadline: float,
+        permit: Permit | None = None,
+        pieces: Callable[[list[Any]], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            encode: from the job's result to the answer that is cached and sent.
+            deadline: monotonic seconds; the worker gives up then.
+            pieces: called on the event loop with what each step adds to the answer.
+        """
+        self.task = task
+        self.model = model
+        self.job = job
+        self.submitted = monotonic()
+        self.deadline = deadline
+        self.allowed = deadline - self.submitted
+        self.permit = permit
+        self.gone = False
+        self.started: float | None = None
+        self.first: float | None = None
+        self.finished: float | None = None
+        self.tokens_in = sum(len(request.prompt.ids) + len(request.prompt.source) for request in job.requests)
+        self.tokens_out = 0
+        self.result: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.result.add_done_callback(_retrieved)
+        self._encode = encode
+        self._pieces = pieces
+        self._settled: Callable[[Ticket], None] | None = None
+
+    @property
+    def streams(self) -> bool:
+        return self._pieces is not None
+
+    @property
+    def answered(self) -> bool:
+        """Whether the result is there, and is an answer."""
+        return self.result.done() and not self.result.cancelled() and self.result.exception() is None
+
+    @property
+    def queued(self) -> float:
+        """Seconds before the first step."""
+        return (self.started or self.submitted) - self.submitted
+
+    @property
+    def ran(self) -> float:
+        """Seconds from the first step to the last."""
+        return self.finished - self.started if self.finished and self.started else 0.0
+
+    def when_settled(self, call: Callable[[Ticket], None]) -> None:
+        """`call(ticket)` once the rows are free again, whatever the end was."""
+        self._settled = call
+
+    def leave(self) -> None:
+        """Nobody waits any more: the rows are freed within one step."""
+        self.gone = True
+
+    def deliver(self, delivery: Delivery) -> None:
+        """On the event loop: pass on what a step gave."""
+        if delivery.pieces and self._pieces is not None and not self.gone:
+            self._pieces(delivery.pieces)
+        if delivery.end is None:
+            return
+        if self.permit is not None:
+            self.permit.release()
+        if not self.result.done():
+            if isinstance(delivery.end, Problem):
+                self.result.set_exception(delivery.end)
+            else:
+                self.result.set_result(self._encode(delivery.end))
+        if self._settled is not None:
+            self._settled(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """From the worker to the loop: pieces of an answer, and at its end the result or the problem."""
+
+    ticket: Ticket
+    pieces: list[Any]
+    end: Any
+
+
+def _retrieved(future: asyncio.Future[Any]) -> None:
+    """Look at the exception, so that asyncio does not complain where everybody has left."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,171 @@
+"""The card says what the manifest and the scores say, in a table that Markdown can read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bundle.manifest import (
+    Check,
+    Corpus,
+    Decoding,
+    FileRecord,
+    Golden,
+    Limits,
+    Manifest,
+    Provenance,
+    Special,
+)
+from export import pack
+from export.card import Score, Speed, card, cell, score_table, write_card
+
+RECIPE = """
+kind = "translator"
+name = "fr-en"
+languages = ["fr", "en"]
+caveats = ["Legal French is beyond it."]
+
+[corpus]
+
+[[corpus.sources]]
+path = "x.tsv"
+name = "Tatoeba"
+licence = "CC BY 2.0"
+attribution = "tatoeba.org"
+columns = ["en", "fr"]
+
+[model]
+architecture = "transformer"
+layers = 3
+decoder_layers = 2
+hidden = 256
+heads = 4
+"""
+
+
+def manifest(**changes: object) -> Manifest:
+    made = Manifest(
+        kind="translator",
+        name="fr-en",
+        level="bpe",
+        languages=["fr", "en"],
+        special=Special(pad=0, bos=1, eos=2, unk=3),
+        limits=Limits(prompt_tokens=100, new_tokens=150),
+        decoding=Decoding(beam=4),
+        precision="int8",
+        files={"decoder.onnx": FileRecord(sha256="0", size=5_200_000)},
+        revision="0123456789ab",
+        provenance=Provenance(
+            commit="f00dfeedcafe0000",
+            recipe=RECIPE,
+            corpora=[Corpus(name="Tatoeba", licence="CC BY 2.0", attribution="tatoeba.org", sha256="0")],
+            libraries={},
+            opset=21,
+            parameters=5_000_000,
+            created="2025-11-23T10:00:00Z",
+        ),
+        parity={"full_vs_torch": Check(bound=1e-4, observed=2.5e-6)},
+        golden=[Golden(input=["Où est la gare ?"], output=["Where is the station?"], scores=[-1.0])],
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+def score(**changes: object) -> Score:
+    made = Score(
+        metric="BLEU",
+        value=31.4159,
+        set="held-out 1.00% of Tatoeba",
+        size=1000,
+        unit="sentences",
+        command="eval x",
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+def test_the_card_says_what_matters() -> None:
+    text = card(manifest(), {})
+    for fact in (
+        "# fr-en",
+        "Translates French into English",
+        "| architecture | Transformer, 3+2 layers of 256, 4 heads |",
+        "| parameters | 5,000,000 |",
+        "8-bit integers",
+        "| size | 5.2 MB |",
+        "`0123456789ab`",
+        "from commit f00dfeedcafe",
+        "**Tatoeba**: tatoeba.org. Licence: CC BY 2.0.",
+        "- Legal French is beyond it.",
+        "Each sentence is translated alone",
+        "| French | English |",
+        "| Où est la gare ? | Where is the station? |",
+        "| 0.0001 | 2.5e-06 |",
+        "Not yet measured",
+    ):
+        assert fact in text, fact
+    assert "speed" not in text
+
+
+def test_the_recipe_may_say_it_better() -> None:
+    recipe = 'description = "Everyday French into English."\n' + RECIPE
+    provenance = msgspec.structs.replace(manifest().provenance, recipe=recipe)
+    text = card(manifest(provenance=provenance), {})
+    assert "\n\nEveryday French into English.\n\n" in text
+    assert "Translates French" not in text
+
+
+def test_scores_stand_beside_their_floor_set_size_and_command() -> None:
+    text = score_table(
+        [
+            score(floor=3.5, floor_is="the source itself", signature="nrefs:1|v:2.5", note="greedy"),
+            score(metric="chrF", value=52.0),
+        ]
+    )
+    assert (
+        "| BLEU | 31.42 | 3.5 (the source itself) | held-out 1.00% of Tatoeba, 1,000 sentences; greedy |"
+        in text
+    )
+    assert "| chrF | 52 |  | held-out" in text
+    assert text.count("`eval x`") == 1
+    assert "sacrebleu: `nrefs:1|v:2.5`." in text
+
+
+def test_writing_reads_the_scores_beside_it(tmp_path: Path) -> None:
+    speed = Speed(milliseconds=0.4321, per="a token", machine="A Processor")
+    pack.write_scores(
+        tmp_path, {"speed": msgspec.to_builtins(speed), "scores": [msgspec.to_builtins(score())]}
+    )
+    write_card(tmp_path, manifest())
+    text = (tmp_path / "CARD.md").read_text()
+    assert "| speed | 0.43 ms a token, one thread of A Processor |" in text
+    assert "| BLEU | 31.42 |" in text
+    assert "Not yet measured" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"), [("a|b", r"a\|b"), ("a\nb", "a b"), (r"\|", r"\\\|"), ("  a ", "a"), ("<eos>", "<eos>")]
+)
+def test_cells_hold_anything(text: str, kept: str) -> None:
+    assert cell(text) == kept
+
+
+@pytest.mark.parametrize("kind", ["vectors", "language"])
+def test_other_kinds_have_cards_too(kind: str) -> None:
+    model = (
+        '[model]\narchitecture = "gru"\nlayers = 2\nhidden = 32\n'
+        if kind == "language"
+        else "[vectors]\n[tokenizer]\nlevel='word'"
+    )
+    recipe = RECIPE.split("[model]")[0].replace("translator", kind).replace('["fr", "en"]', '["fr"]') + model
+    provenance = msgspec.structs.replace(manifest().provenance, recipe=recipe)
+    made = manifest(kind=kind, languages=["fr"], provenance=provenance, level="word")
+    text = card(made, {})
+    if kind == "language":
+        assert "Continues French text, word by word." in text
+        assert "GRU, 2 layers of 32 |" in text
+        assert "| after | it writes |" in text
+    else:
+        assert "Nearest words and analogies in French." in text
+        assert "Word2Vec, skip-gram, 5 negative samples, 100 dimensions, window 5" in text
+        assert "| word | nearest |" in text

@@ -1,0 +1,175 @@
+"""``python -m training RECIPE.toml [--set a.b=c]... [--run FOLDER] [--resume]``"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from bundle.errors import VoisinError
+from training.config import Recipe, RecipeError, encode_recipe, load_recipe
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Trains what a recipe asks for. 0 done; 1 the job failed or was interrupted; 2 the recipe or its corpora
+    are at fault, told in one line."""
+    options = _parser().parse_args(arguments)
+    try:
+        recipe = load_recipe(options.recipe, options.set)
+        text = encode_recipe(load_recipe(options.recipe, options.set, expand=False))
+    except VoisinError as error:
+        return _fail(error, 2)
+    # Tokenizers' own threads would fight with torch's for the same cores.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false" if recipe.train.threads == 1 else "true")
+    from training.corpus import CorpusError
+    from training.tokenizer import TokenizerError
+
+    folder = options.run or Path("runs") / recipe.name
+    try:
+        train(recipe, text, folder, resume=options.resume)
+    except (RecipeError, CorpusError, TokenizerError) as error:
+        return _fail(error, 2)
+    except VoisinError as error:
+        return _fail(error, 1)
+    return 0
+
+
+def train(recipe: Recipe, text: str, folder: Path, *, resume: bool = False) -> None:
+    """Runs one job into a run folder.
+
+    There it leaves ``recipe.toml``, ``corpora.json`` and ``tokenizer.json``, then ``checkpoints/``,
+    ``metrics.jsonl``, ``curves.png``, ``samples.txt`` and ``evaluation.json``; for vectors, what
+    ``word2vec.fit`` writes.
+
+    Args:
+        text: the recipe as it is kept in the folder, without this machine's paths.
+        resume: go on from the folder's last checkpoint; without one, begin.
+
+    Raises:
+        VoisinError: one of its kinds, naming the place.
+    """
+    from training import checkpoint, corpus
+
+    last = folder / checkpoint.CHECKPOINTS / checkpoint.LAST
+    begun = last.exists()
+    if resume and begun:
+        _same(recipe, folder)
+    elif not resume and (folder / checkpoint.CHECKPOINTS).exists():
+        raise RecipeError(folder, "holds a run already: --resume goes on with it, --run names another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / checkpoint.RECIPE).write_text(text, encoding="utf-8")
+    corpora = corpus.digests(recipe.corpus.sources)
+    _write_json(folder / "corpora.json", corpora)
+    if recipe.kind == "vectors":
+        from training import word2vec
+
+        word2vec.fit(recipe, folder)
+        return
+    _network(recipe, text, folder, resume and begun)
+
+
+def _network(recipe: Recipe, text: str, folder: Path, resume: bool) -> None:
+    """A model that the loop trains."""
+    import torch
+
+    from bundle.tokenizer import Tokenizer
+    from training.checkpoint import TOKENIZER, load_model
+    from training.language import LanguageTask
+    from training.loop import Loop
+    from training.models import build, count_parameters
+    from training.tokenizer import train_tokenizer
+    from training.translation import TranslationTask
+
+    if recipe.train.threads:
+        torch.set_num_threads(recipe.train.threads)
+    torch.manual_seed(recipe.seed)
+    if not resume:
+        settings = recipe.tokenizer
+        train_tokenizer(
+            _texts(recipe),
+            folder / TOKENIZER,
+            level=settings.level,
+            size=settings.size,
+            lowercase=settings.lowercase,
+            translator=recipe.kind == "translator",
+            with_unk=settings.unknown,
+            min_count=settings.min_count,
+            plain=settings.plain,
+            sample=settings.sample,
+        )
+    tokenizer = Tokenizer.load(folder / TOKENIZER)
+    assert recipe.model is not None
+    assert recipe.kind != "vectors"
+    model = build(recipe.kind, recipe.model, tokenizer.size)
+    print(f"{recipe.name}: {count_parameters([model]):,} parameters, {tokenizer.size:,} ids", file=sys.stderr)
+    task: LanguageTask | TranslationTask
+    task = (
+        LanguageTask(recipe, tokenizer, model)
+        if recipe.kind == "language"
+        else TranslationTask(recipe, tokenizer, model)
+    )
+    loop = Loop(task, recipe.train, folder, name=recipe.name, text=text)
+    if resume:
+        loop.resume()
+    loop.run()
+    best, _ = load_model(folder)
+    scores = task.final(best)
+    samples = "".join(f"{line}\n" for line in task.samples(best))
+    (folder / "samples.txt").write_text(samples, encoding="utf-8")
+    _write_json(folder / "evaluation.json", scores)
+    print(f"{recipe.name}: " + ", ".join(f"{key} {value}" for key, value in scores.items()), file=sys.stderr)
+
+
+def _texts(recipe: Recipe) -> Iterator[str]:
+    """What the tokenizer is built from: the training side of the corpus only."""
+    from training import corpus
+
+    share = recipe.corpus.held_out
+    split: corpus.Split = "train" if share else "all"
+    if recipe.kind == "translator":
+        languages = (recipe.languages[0], recipe.languages[1])
+        sources = recipe.corpus.sources
+        for pair in corpus.pairs(sources, languages, held_out=share, split=split, seed=recipe.seed):
+            yield from pair
+    else:
+        yield from corpus.lines(
+            recipe.corpus.sources, language=recipe.languages[0], held_out=share, split=split, seed=recipe.seed
+        )
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+
+
+def _same(recipe: Recipe, folder: Path) -> None:
+    """Refuses to resume another job. How long and how often may change; what is trained on what may not."""
+    from training.checkpoint import RECIPE
+
+    before = load_recipe(folder / RECIPE, expand=False)
+    for part in ("kind", "languages", "seed", "tokenizer", "model"):
+        if getattr(before, part) != getattr(recipe, part):
+            raise RecipeError(folder / RECIPE, f"{part} differs from the recipe given: not the run to resume")
+
+
+def _fail(error: Exception, code: int) -> int:
+    print(f"voisin-train: {error}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="voisin-train", description="Train what a recipe asks for.")
+    parser.add_argument("recipe", type=Path, help="a recipe, TOML")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=VALUE", help="override a key of the recipe"
+    )
+    parser.add_argument("--run", type=Path, metavar="FOLDER", help="run folder (runs/NAME)")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,281 @@
+"""The training loop: steps, schedule, evaluation, checkpoints. What is trained, a :class:`Task` knows.
+
+A checkpoint holds everything a step depends on: weights, averages, optimiser, torch's random numbers, the
+place in the corpus, the state carried between windows. On the CPU, with the same seed and threads and no
+wall-clock budget, a job killed and resumed ends with the very weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from bundle.errors import VoisinError
+from training import checkpoint
+from training.config import Train
+from training.progress import Metrics, Progress, draw_curves
+
+
+class TrainingError(VoisinError):
+    """A job that cannot go on."""
+
+
+class Batch(Protocol):
+    """One forward pass."""
+
+    @property
+    def tokens(self) -> int: ...
+
+
+class Task(Protocol):
+    """What is trained: the model, its data and its yardstick."""
+
+    model: nn.Module
+
+    def next_batch(self) -> Batch:
+        """The next batch of the stream."""
+
+    def loss(self, batch: Any) -> Tensor:
+        """Loss of a batch in nats, summed over its tokens."""
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Scores on held-out text, ``loss`` (nats per token) among them. Draws no random numbers."""
+
+    def state(self) -> dict[str, Any]:
+        """Place in the corpus and carried state: tensors and plain values."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from :meth:`state`."""
+
+
+class Loop:
+    """One job in one process.
+
+    Args:
+        text: the recipe, kept in the checkpoints.
+    """
+
+    def __init__(self, task: Task, train: Train, folder: Path, *, name: str, text: str) -> None:
+        self.task = task
+        self.train = train
+        self.folder = folder
+        self.name = name
+        self.text = text
+        self.step = 0
+        self.elapsed = 0.0
+        self.best = math.inf
+        self.stale = 0
+        self.evaluated = -1
+        self.optimizer = _optimizer(task.model, train)
+        self.averaged = copy.deepcopy(task.model).requires_grad_(False) if train.average else None
+        self._stop = threading.Event()
+
+    @property
+    def weights(self) -> nn.Module:
+        """The module that is evaluated and exported: the averaged one, if there is one."""
+        return self.task.model if self.averaged is None else self.averaged
+
+    @property
+    def progress(self) -> float:
+        """Share of the job that is done: of its steps or of its minutes, whichever is more."""
+        shares = [self.step / self.train.steps]
+        if self.train.minutes:
+            shares.append(self.elapsed / (60.0 * self.train.minutes))
+        return min(1.0, max(shares))
+
+    def run(self) -> dict[str, float]:
+        """Trains to the end and returns the last evaluation.
+
+        A SIGINT or SIGTERM ends the job after the current step, with a checkpoint to resume from.
+
+        Raises:
+            TrainingError: the loss is no longer a number, or the job was interrupted.
+            CheckpointError: the disk is full.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        metrics = Metrics(self.folder / "metrics.jsonl", self.step)
+        bar = Progress(self.name, self.progress)
+        scores: dict[str, float] = {}
+        begun = time.perf_counter() - self.elapsed
+        log_every = max(1, self.train.steps // 500)
+        recent, tokens = 0.0, 0
+        try:
+            with self._signals():
+                while self.progress < 1.0 and not self._stop.is_set() and not self._stagnant():
+                    loss, count = self.advance()
+                    self.elapsed = time.perf_counter() - begun
+                    recent, tokens = recent + loss * count, tokens + count
+                    bar.update(self.progress, self.step, loss, count)
+                    if self.step % log_every == 0:
+                        metrics.write(self._record(recent / tokens, tokens))
+                        recent, tokens = 0.0, 0
+                    if _due(self.step, self.train.evaluate_every):
+                        scores = self._evaluate(metrics, bar)
+                        self._save()
+                    elif _due(self.step, self.train.save_every):
+                        self._save()
+            if self._stop.is_set() and self.progress < 1.0:
+                self._save()
+                raise TrainingError(f"interrupted after step {self.step}; --resume goes on from there")
+            if self.evaluated != self.step:
+                scores = self._evaluate(metrics, bar)
+            self._save()
+        finally:
+            bar.close()
+        draw_curves(self.folder / "metrics.jsonl", self.folder / "curves.png", self.name)
+        return scores
+
+    def advance(self) -> tuple[float, int]:
+        """One optimiser step. Returns its loss in nats per token, and the tokens."""
+        rate = learning_rate(self.train, self.step + 1, self.progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        batches = [self.task.next_batch() for _ in range(self.train.accumulate)]
+        count = sum(batch.tokens for batch in batches)
+        self.task.model.train()
+        total = 0.0
+        for batch in batches:
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.train.precision == "bf16"):
+                loss = self.task.loss(batch)
+            (loss / count).backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        if not math.isfinite(total):
+            raise TrainingError(f"the loss is {total} in step {self.step + 1}: lower train.learning_rate")
+        if self.train.clip:
+            nn.utils.clip_grad_norm_(self.task.model.parameters(), self.train.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self._average()
+        return total / count, count
+
+    def resume(self) -> None:
+        """Goes on from the folder's last checkpoint. Raises :class:`CheckpointError`."""
+        place = self.folder / checkpoint.CHECKPOINTS / checkpoint.LAST
+        state = checkpoint.load(place)
+        try:
+            self.task.model.load_state_dict(state["model"])
+            if self.averaged is not None:
+                self.averaged.load_state_dict(state["averaged"] or state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+            self.elapsed = state["scheduler"]["elapsed"]
+            self.best = state["best"]
+            self.stale = state["stale"]
+            self.evaluated = state["evaluated"]
+            self.task.restore(state["position"])
+            torch.set_rng_state(state["rng"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise checkpoint.CheckpointError(place, f"does not fit the recipe: {error}") from error
+
+    def _average(self) -> None:
+        if self.averaged is None:
+            return
+        # young averages forget faster, so that the random initial weights leave them soon
+        decay = min(self.train.average, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, current in zip(self.averaged.parameters(), self.task.model.parameters(), strict=True):
+                mean.lerp_(current, 1.0 - decay)
+
+    def _evaluate(self, metrics: Metrics, bar: Progress) -> dict[str, float]:
+        model = self.weights.eval()
+        with torch.inference_mode():
+            scores = self.task.evaluate(model)
+        self.evaluated = self.step
+        metrics.write({"step": self.step, "elapsed": round(self.elapsed, 1), "evaluation": scores})
+        bar.say(f"step {self.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+        if scores["loss"] < self.best:
+            self.best, self.stale = scores["loss"], 0
+            self._keep(checkpoint.BEST, {"model": model.state_dict(), "scores": scores})
+        else:
+            self.stale += 1
+        return scores
+
+    def _stagnant(self) -> bool:
+        return 0 < self.train.early_stop <= self.stale
+
+    def _save(self) -> None:
+        state = {
+            "model": self.task.model.state_dict(),
+            "averaged": self.averaged.state_dict() if self.averaged is not None else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": {"elapsed": self.elapsed},
+            "rng": torch.get_rng_state(),
+            "position": self.task.state(),
+            "best": self.best,
+            "stale": self.stale,
+            "evaluated": self.evaluated,
+        }
+        self._keep(checkpoint.LAST, state)
+
+    def _keep(self, name: str, state: dict[str, Any]) -> None:
+        checkpoint.save(
+            self.folder / checkpoint.CHECKPOINTS / name, state | {"step": self.step, "recipe": self.text}
+        )
+
+    def _record(self, loss: float, tokens: int) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "loss": loss,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "tokens": tokens,
+            "elapsed": round(self.elapsed, 1),
+        }
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ends the job between two steps on SIGINT and SIGTERM; a second one ends it at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self._stop.set()
+            signal.signal(number, before[signal.Signals(number)])
+
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in before:
+            signal.signal(number, stop)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def learning_rate(train: Train, step: int, progress: float) -> float:
+    """The rate of a step (from 1): linear warm-up, then down to 2 % of the peak along a cosine (Loshchilov
+    and Hutter 2017) of ``progress``, or with the inverse square root of the step (Vaswani et al. 2017), or
+    level."""
+    if step <= train.warmup:
+        return train.learning_rate * step / train.warmup
+    if train.schedule == "cosine":
+        return train.learning_rate * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * progress)))
+    if train.schedule == "inverse-sqrt":
+        return train.learning_rate * math.sqrt(max(1, train.warmup) / step)
+    return train.learning_rate
+
+
+def _optimizer(model: nn.Module, train: Train) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019); biases and norms do not decay."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": train.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=train.learning_rate, betas=train.betas, fused=True)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
