@@ -11,9 +11,13 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import uvloop
+
+PATIENCE = 30.0
+"""Seconds that the last answers may take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +62,7 @@ class _Lane(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own does not derive from it
         self._send()
 
     def data_received(self, data: bytes) -> None:
@@ -108,8 +111,10 @@ async def _drive(host: str, port: int, requests: Sequence[bytes], concurrency: i
     spread = len(requests) // concurrency or 1
     ends: list[asyncio.Future[None]] = [loop.create_future() for _ in range(concurrency)]
     lanes = [_Lane(requests, lane * spread, started + seconds, end) for lane, end in enumerate(ends)]
-    await asyncio.gather(*(loop.create_connection(lambda lane=lane: lane, host, port) for lane in lanes))  # type: ignore[misc]
-    await asyncio.gather(*ends)
+    following = iter(lanes)
+    for _ in lanes:
+        await loop.create_connection(following.__next__, host, port)
+    await asyncio.wait_for(asyncio.gather(*ends), seconds + PATIENCE)
     elapsed = time.perf_counter() - started
     latencies = sorted(latency for lane in lanes for latency in lane.latencies)
     return Load(requests=len(latencies), seconds=elapsed, latencies=tuple(latencies))

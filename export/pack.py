@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 import onnx
+from onnx.external_data_helper import set_external_data
 
 from bundle.manifest import (
     CARD,
@@ -40,6 +42,10 @@ CUDA multiplies in TF32."""
 
 _UNHASHED = (MANIFEST, CARD, SCORES)
 _PROTOBUF_LIMIT = 2_000_000_000
+_SHARED_FROM = 4096  # bytes; smaller weights are not worth a second place to look
+_ALIGNMENT = 64
+SHARED = "shared.bin"
+"""Weights that several graphs of one bundle have in common."""
 
 
 @contextmanager
@@ -101,9 +107,11 @@ def sync(paths: Iterable[Path]) -> None:
 def write_graphs(folder: Path, graphs: Mapping[str, onnx.ModelProto]) -> int:
     """Writes the graphs, the same bytes for the same graph, and returns their opset.
 
+    What two graphs have in common, such as an embedding of both languages, is stored once, in `shared.bin`.
     Weights beyond protobuf's 2 GB go into `NAME.onnx.data` beside the graph.
     """
     opsets = set()
+    graphs = _share(folder / SHARED, graphs)
     for name, model in graphs.items():
         opsets |= {entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")}
         path = folder / name
@@ -114,6 +122,39 @@ def write_graphs(folder: Path, graphs: Mapping[str, onnx.ModelProto]) -> int:
     if len(opsets) != 1:
         raise ExportError(f"graphs of one bundle use one opset, not {sorted(opsets)}")
     return int(opsets.pop())
+
+
+def _share(path: Path, graphs: Mapping[str, onnx.ModelProto]) -> Mapping[str, onnx.ModelProto]:
+    """Moves equal large weights of several graphs into one file, and returns graphs that point to it."""
+    seen = Counter(
+        tensor.raw_data
+        for model in graphs.values()
+        for tensor in {tensor.raw_data: tensor for tensor in model.graph.initializer}.values()
+        if len(tensor.raw_data) >= _SHARED_FROM
+    )
+    offsets: dict[bytes, int] = {}
+    end = 0
+    for data, graphs_with_it in seen.items():
+        if graphs_with_it > 1:
+            offsets[data] = end
+            end += -(-len(data) // _ALIGNMENT) * _ALIGNMENT
+    if not offsets:
+        return graphs
+    with path.open("wb") as file:
+        for data, offset in offsets.items():
+            file.seek(offset)
+            file.write(data)
+    pointing = {}
+    for name, original in graphs.items():
+        model = onnx.ModelProto()
+        model.CopyFrom(original)
+        for tensor in model.graph.initializer:
+            data = tensor.raw_data
+            if data in offsets:
+                set_external_data(tensor, SHARED, offset=offsets[data], length=len(data))
+                tensor.ClearField("raw_data")
+        pointing[name] = model
+    return pointing
 
 
 def records(folder: Path) -> dict[str, FileRecord]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,10 +75,8 @@ def export_run(
     corpora = pack.read_corpora(run)
     before = pack.read_scores(target) if target.exists() else {}
     with pack.staged(target, force=force) as folder:
-        try:
-            shutil.copyfile(run / TOKENIZER, folder / TOKENIZER)
-        except OSError as error:
-            raise ExportError(f"{run / TOKENIZER}: {error.strerror}") from error
+        kept = recipe.vectors.kept if recipe.vectors else 0
+        write_tokenizer(run / TOKENIZER, folder / TOKENIZER, kept=kept)
         tokenizer = Tokenizer.load(folder / TOKENIZER)
         try:
             if recipe.kind == "vectors":
@@ -113,6 +111,23 @@ def export_run(
         manifest = _answered(folder, msgspec.structs.replace(manifest, parity=checks), recipe)
         _describe(folder, manifest, before)
     return Report(target, manifest)
+
+
+def write_tokenizer(source: Path, target: Path, *, kept: int = 0) -> None:
+    """Copies a tokenizer without the blanks of its layout, and with its first `kept` ids only (0 = all).
+
+    Raises ExportError where it is missing or not JSON.
+    """
+    try:
+        plain = json.loads(source.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ExportError(f"{source}: {error.strerror}") from error
+    except ValueError as error:
+        raise ExportError(f"{source}: {error}") from error
+    if kept:
+        vocab: dict[str, int] = plain["model"]["vocab"]
+        plain["model"]["vocab"] = {token: index for token, index in vocab.items() if index < kept}
+    target.write_text(json.dumps(plain, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 def _answered(folder: Path, manifest: Manifest, recipe: Recipe) -> Manifest:

@@ -17,7 +17,7 @@ import msgspec
 from service.admission import Admission, Permit
 from service.batcher import Batcher, worker_dead
 from service.cache import MemoryStore, cache_key
-from service.errors import Problem, deadline_exceeded
+from service.errors import Problem, deadline_exceeded, unavailable
 from service.metrics import Metrics
 from service.redis_store import RedisStore
 from service.ticket import Delivery, Job, Ticket
@@ -129,6 +129,7 @@ class Answers:
         self._metrics = metrics
         self._seconds = deadline_seconds
         self._flights: dict[str, Flight] = {}
+        self._outstanding: set[Ticket] = set()
 
     # -- the cache ------------------------------------------------------------------------------------------
 
@@ -269,6 +270,7 @@ class Answers:
 
     def _submit(self, question: Question, ticket: Ticket, flight: Flight | None) -> None:
         def settled(ticket: Ticket) -> None:
+            self._outstanding.discard(ticket)
             if flight is not None:
                 self._ground(flight)
             self._measure(ticket)
@@ -276,6 +278,7 @@ class Answers:
                 self._keep(question, ticket.result.result())
 
         ticket.when_settled(settled)
+        self._outstanding.add(ticket)
         try:
             self._batcher.submit(ticket)
         except Problem:
@@ -312,6 +315,13 @@ class Answers:
         trace.queue = max(flight.ticket.queued for flight in flights)
         trace.run = max(flight.ticket.ran for flight in flights)
         return values
+
+    def give_up(self) -> None:
+        """Answer everything that is still on its way with 503: this process has no more time."""
+        for ticket in list(self._outstanding):
+            ticket.leave()
+            problem = unavailable("draining", "this process is shutting down; ask another", close=True)
+            ticket.deliver(Delivery(ticket, [], problem))
 
     async def stream(self, question: Question, *, fresh: bool, trace: Trace) -> Stream:
         """The answer piece by piece. What is cached is replayed; what is complete at the end is cached.

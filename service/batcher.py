@@ -129,7 +129,7 @@ class Lane:
             if ticket.job.done:
                 self._finish(ticket, given, deliveries)
             elif given and ticket.streams:
-                deliveries.append(Delivery(ticket, given, None))
+                deliveries.append(Delivery(ticket, given))
         for series in {ticket.task: None for ticket in pieces}:
             if series in metrics.decoding:
                 metrics.decoding[series].batch_size.observe(rows)

@@ -91,7 +91,10 @@ class Health:
     async def watch(self) -> None:
         """Send canaries until cancelled."""
         while True:
-            self.look()
+            try:
+                self.look()
+            except Exception:  # whoever watches must not be the first to fall
+                logger.exception("a look at the models failed")
             await asyncio.sleep(min(0.02 if not self.started else 1.0, self._seconds / 4))
 
     def look(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError, RedisError
 
 from service.metrics import Metrics
 
@@ -52,7 +52,8 @@ class RedisStore:
             url,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
-            retry=Retry(NoBackoff(), 0),
+            # once: a pooled connection may have died with a Redis that is back already
+            retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
             max_connections=64,
         )
         self._ttl = ttl

@@ -50,9 +50,9 @@ class Registry:
     """
 
     def __init__(self, opened: Sequence[Opened], languages: Sequence[str]) -> None:
-        self.opened = {each.name: each for each in sorted(opened, key=lambda each: each.name)}
+        self.opened: dict[str, Opened] = {}
         self._names: dict[str, Model] = {}
-        for each in self.opened.values():
+        for each in sorted(opened, key=lambda each: each.name):
             for name in (each.name, *each.manifest.aliases):
                 if name in self._names:
                     other = self._names[name].manifest.name
@@ -60,6 +60,7 @@ class Registry:
                         each.folder / MANIFEST, f"the name {name} is taken by the bundle {other}"
                     )
                 self._names[name] = each.model
+            self.opened[each.name] = each
         order = {code: place for place, code in enumerate(languages)}
 
         def rank(code: str) -> tuple[int, str]:

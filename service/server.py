@@ -44,6 +44,7 @@ class Server(uvicorn.Server):
         logger.info("draining", extra={"data": {"requests": self._house.admission.jobs}})
         await self._house.admission.wait_empty(self._house.settings.drain_seconds)
         left = self._house.admission.jobs
+        self._house.answers.give_up()
         logger.log(logging.WARNING if left else logging.INFO, "drained", extra={"data": {"unanswered": left}})
         self.should_exit = True
 
@@ -83,7 +84,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listener.bind((host, port))
         listener.listen(2048)
-    except OSError:
+    except OSError as error:
         listener.close()
-        raise
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from error
     return listener

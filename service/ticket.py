@@ -12,6 +12,8 @@ from bundle.decoding import Event, Request
 from service.admission import Permit
 from service.errors import Problem
 
+MORE = object()  # the end of a delivery that is not the last; a result may be anything, None too
+
 
 class Job(Protocol):
     """What bundle's jobs look like from here: requests for a decoder, fed with its events until done."""
@@ -109,26 +111,25 @@ class Ticket:
         """On the event loop: pass on what a step gave."""
         if delivery.pieces and self._pieces is not None and not self.gone:
             self._pieces(delivery.pieces)
-        if delivery.end is None:
+        if delivery.end is MORE or self.result.done():
             return
         if self.permit is not None:
             self.permit.release()
-        if not self.result.done():
-            if isinstance(delivery.end, Problem):
-                self.result.set_exception(delivery.end)
-            else:
-                self.result.set_result(self._encode(delivery.end))
+        if isinstance(delivery.end, Problem):
+            self.result.set_exception(delivery.end)
+        else:
+            self.result.set_result(self._encode(delivery.end))
         if self._settled is not None:
             self._settled(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """From the worker to the loop: pieces of an answer, and at its end the result or the problem."""
+    """From the worker to the loop: pieces of an answer, and at its end the job's result or the problem."""
 
     ticket: Ticket
     pieces: list[Any]
-    end: Any
+    end: Any = MORE
 
 
 def _retrieved(future: asyncio.Future[Any]) -> None:

@@ -134,6 +134,8 @@ class VectorsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     min_count: Positive = 5
     #: most frequent words kept; 0 = all
     max_vocabulary: Natural = 0
+    #: rows that a bundle keeps, the most frequent words first; 0 = all
+    kept: Natural = 0
     #: passes that join collocations into one word (``nations_unies``); 0 = none
     phrases: Natural = 0
     #: vectors for words never seen, from their character n-grams (FastText)

@@ -224,14 +224,18 @@ def write_vectors(model: Word2Vec, run: Path) -> None:
 
 
 def load_run(run: Path) -> tuple[list[str], Matrix, Recipe]:
-    """What a run folder holds: tokens by id, vectors float32 [vocab, hidden], recipe (paths as written)."""
+    """What a run offers to export: tokens by id, vectors float32 [vocab, hidden], recipe (paths as written).
+
+    Ids are in the order of frequency, so `vectors.kept` of the recipe cuts off the rarest words.
+    """
     recipe = load_recipe(run / "recipe.toml", expand=False)
     written = json.loads((run / "tokenizer.json").read_text(encoding="utf-8"))
     ids: dict[str, int] = written["model"]["vocab"]
     vectors: Matrix = np.load(run / "vectors.npy", allow_pickle=False)
     if vectors.ndim != 2 or len(vectors) != len(ids):
         raise VoisinError(f"{run}: {len(ids)} tokens but vectors of shape {vectors.shape}")
-    return sorted(ids, key=ids.__getitem__), vectors, recipe
+    kept = (recipe.vectors.kept if recipe.vectors else 0) or len(ids)
+    return sorted(ids, key=ids.__getitem__)[:kept], vectors[:kept], recipe
 
 
 def _samples(model: Word2Vec, recipe: Recipe) -> Iterator[str]:

@@ -80,7 +80,6 @@ def test_load_is_counted_and_spread(port: int) -> None:
     assert load.requests == len(load.latencies) == len(Handler.seen)
     assert load.requests > 4
     assert set(Handler.seen) == {"/a", "/b", "/c", "/d"}
-    assert set(Handler.seen[:2]) == {"/a", "/c"}
     assert 0.2 <= load.seconds < 5.0
     assert load.rate == pytest.approx(load.requests / load.seconds)
     assert 0 < load.percentile(50) <= load.percentile(99)

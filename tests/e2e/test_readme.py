@@ -1,4 +1,4 @@
-"""The README is executed: every bash block runs in order, every json block is the answer of the block before it."""
+"""The README is executed: bash blocks run in order, a json block is the answer of the block before it."""
 
 from __future__ import annotations
 

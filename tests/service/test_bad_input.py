@@ -126,7 +126,8 @@ BODIES: list[tuple[str, Any, str | None, float | None]] = [
 
 BROKEN = [
     b"", b"{", b"[]", b"null", b'"text"', b"{'q': 1}", b'{"prompt": "a",}', b"\xff\xfe",
-    b'{"prompt": "\xff"}', b'{"prompt": "\\ud800"}', b'{"prompt": NaN}', b"[" * 100_000, b'{"prompt":' * 5000, b'{"a\\u0000": 1}',
+    b'{"prompt": "\xff"}', b'{"prompt": "\\ud800"}', b'{"prompt": NaN}',
+    b"[" * 100_000, b'{"prompt":' * 5000, b'{"a\\u0000": 1}',
 ]  # fmt: skip
 
 

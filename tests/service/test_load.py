@@ -112,6 +112,7 @@ def test_a_late_answer_is_504_also_in_a_stream(small: Service) -> None:
     assert time.perf_counter() - start < 3
     assert answer.status == 504
     assert answer.json["code"] == "deadline_exceeded"
+    eventually(lambda: small.metric("voisin_backlog_requests") == 0)
     events = small.post("/complete", slow(2500, stream=True)).events()
     assert events[0][0] == "token"
     assert events[-1][0] == "error"
