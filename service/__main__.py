@@ -49,16 +49,17 @@ def run(settings: Settings) -> int:
         BundleError: a bundle is damaged, or there is none.
         SettingsError, OSError: what the environment asked for cannot be had.
     """
-    from service.app import build_app
-    from service.house import build_house
     from service.registry import open_registry
-    from service.server import serve
 
     configure(settings.log_level)
     sys.setswitchinterval(_SWITCH_SECONDS)
     registry = open_registry(
         settings.models_folder, device=cast(Device, settings.device), languages=settings.language_order
     )
+    from service.app import build_app
+    from service.house import build_house
+    from service.server import serve
+
     house = build_house(settings, registry)
     serve(build_app(house), house)
     return 0

@@ -1,4 +1,4 @@
-"""Names and labels are a promise: dashboards break when they change. And they do not grow with what is asked."""
+"""Names and labels are a promise, for dashboards break when they change; and they do not grow with use."""
 
 from __future__ import annotations
 
