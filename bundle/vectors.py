@@ -88,7 +88,7 @@ class Vectors:
         return np.concatenate(parts)
 
     def __contains__(self, word: str) -> bool:
-        return self._find(word) is not None
+        return self.find(word) is not None
 
     def lookup(self, word: str) -> int:
         """Id of a word, spelt as people do: case as the vocabulary wants it, spaces in phrases.
@@ -97,7 +97,7 @@ class Vectors:
             UnknownWord: the vocabulary lacks it.
             InvalidRequest: it is empty, or no text.
         """
-        id = self._find(word)
+        id = self.find(word)
         if id is not None:
             return id
         if any(0xD800 <= ord(character) <= 0xDFFF for character in word):
@@ -113,7 +113,8 @@ class Vectors:
     def _spell(self, word: str) -> str:
         return "_".join(self.tokenizer.normalize(word).split())
 
-    def _find(self, word: str) -> int | None:
+    def find(self, word: str) -> int | None:
+        """Id of a word, spelt as in :meth:`lookup`; None where the vocabulary lacks it."""
         try:
             id = self.tokenizer.id_of(self._spell(word))
         except UnicodeEncodeError:  # half of a surrogate pair

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from time import monotonic
 from typing import Any
 
@@ -24,7 +23,7 @@ from service.ticket import Delivery, Job, Ticket
 from service.trace import Trace
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Question:
     """What is asked of one model.
 
@@ -40,10 +39,10 @@ class Question:
     encode: Callable[[Any], bytes]
     job: Callable[[], Job]
     cacheable: bool = True
+    key: str = field(init=False)
 
-    @cached_property
-    def key(self) -> str:
-        return cache_key(self.task, self.revision, self.request)
+    def __post_init__(self) -> None:
+        self.key = cache_key(self.task, self.revision, self.request)
 
 
 class Flight:

@@ -56,13 +56,13 @@ class RequestLog:
     def __init__(self, *, every: bool) -> None:
         self._every = every
         self._encode = msgspec.json.Encoder().encode
+        self._second = (0, "")
 
     def write(self, status: int, outcome: str, line: dict[str, Any]) -> None:
         """`line` is ids, route, numbers; the caller has checked that it holds no text."""
         if not self._every and outcome != "error":
             return
-        now = time.time()
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
+        stamp = self._stamp(time.time())
         record: dict[str, Any] = {
             "time": stamp,
             "level": "error" if outcome == "error" else "info",
@@ -70,3 +70,9 @@ class RequestLog:
         }
         record |= {"status": status, "outcome": outcome} | line
         sys.stderr.write(self._encode(record).decode() + "\n")
+
+    def _stamp(self, now: float) -> str:
+        second = int(now)
+        if self._second[0] != second:
+            self._second = (second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
+        return f"{self._second[1]}.{int(now % 1 * 1000):03d}Z"

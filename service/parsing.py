@@ -47,10 +47,26 @@ def _collect(pairs: list[tuple[str, str]], shape: type[msgspec.Struct]) -> dict[
     return fields
 
 
+def _pairs(raw: bytes) -> list[tuple[str, str]]:
+    """Names and values of `application/x-www-form-urlencoded`, blank values too.
+
+    Raises:
+        UnicodeDecodeError: not UTF-8, escaped or plain.
+        ValueError: too many fields.
+    """
+    text = raw.decode("utf-8")
+    if text.count("&") >= _MOST_FIELDS:
+        raise ValueError
+    if "%" in text or "+" in text:
+        return parse_qsl(text, keep_blank_values=True, errors="strict")
+    # most queries are plain, and this is on the way of every look-up
+    parts = (part.partition("=") for part in text.split("&") if part)
+    return [(name, value) for name, _, value in parts]
+
+
 def _query_pairs(request: AnyRequest) -> list[tuple[str, str]]:
     try:
-        text = request.scope["query_string"].decode("utf-8")
-        return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_MOST_FIELDS)
+        return _pairs(request.scope["query_string"])
     except UnicodeDecodeError:
         raise invalid(None, "the query is not UTF-8", code="malformed_query") from None
     except ValueError:
@@ -64,8 +80,16 @@ def read_query(request: AnyRequest, shape: type[S]) -> S:
     return msgspec.convert(_collect(_query_pairs(request), shape), shape, strict=False)
 
 
+def _header(request: AnyRequest, name: bytes) -> str:
+    """A header of the request, without building the whole collection of them; empty where it is not there."""
+    for key, value in request.scope["headers"]:
+        if key == name:
+            return value.decode("latin-1")
+    return ""
+
+
 def _content_type(request: AnyRequest) -> str:
-    return request.headers.get("content-type", "").split(";")[0].strip().lower()
+    return _header(request, b"content-type").split(";")[0].strip().lower()
 
 
 async def read_json(request: AnyRequest, shape: type[S], *, strict: bool = True) -> S:
@@ -86,8 +110,8 @@ def _no_query(request: AnyRequest) -> None:
 
 
 def _plain(request: AnyRequest) -> None:
-    encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding != "identity":
+    encoding = _header(request, b"content-encoding").lower()
+    if encoding not in ("", "identity"):
         raise Problem(
             415, "unsupported_encoding", f"Content-Encoding {encoding[:64]} is not read here; send it plain"
         )
@@ -126,8 +150,7 @@ async def _form_pairs(request: AnyRequest, kind: str) -> list[tuple[str, str]]:
     _plain(request)
     try:
         if kind == _FORMS[0]:
-            text = (await request.body()).decode("utf-8")
-            pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_MOST_FIELDS)
+            pairs = _pairs(await request.body())
         else:
             pairs = _texts(list((await request.form()).multi_items()))
     except RequestEntityTooLarge:
@@ -154,4 +177,4 @@ def check_text(field: str, text: str, limit: int) -> str:
 
 def is_fresh(request: AnyRequest) -> bool:
     """Whether the caller wants the answer computed, not remembered."""
-    return "no-cache" in request.headers.get("cache-control", "").lower()
+    return "no-cache" in _header(request, b"cache-control").lower()

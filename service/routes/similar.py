@@ -28,8 +28,8 @@ def _neighbours(found: list[tuple[str, float]]) -> list[Neighbour]:
 _encode = encoder(_neighbours)
 
 
-async def choose(candidates: list[Vectors], words: list[str]) -> Vectors:
-    """The first vocabulary that has all the words.
+async def choose(candidates: list[Vectors], words: list[str]) -> tuple[Vectors, list[int]]:
+    """The first vocabulary that has all the words, and their ids.
 
     Raises:
         UnknownWord: none has them; names the first word that the likeliest vocabulary lacks.
@@ -37,10 +37,11 @@ async def choose(candidates: list[Vectors], words: list[str]) -> Vectors:
     """
     lacking = []
     for vectors in candidates:
-        unknown = next((word for word in words if word not in vectors), None)
-        if unknown is None:
-            return vectors
-        lacking.append((sum(word in vectors for word in words), unknown))
+        ids = [vectors.find(word) for word in words]
+        known = [id for id in ids if id is not None]
+        if len(known) == len(words):
+            return vectors, known
+        lacking.append((len(known), words[ids.index(None)]))
     _, word = max(lacking, key=lambda each: each[0])
     if not word.strip():
         raise invalid("word", "is blank")
@@ -51,27 +52,34 @@ async def choose(candidates: list[Vectors], words: list[str]) -> Vectors:
 
 
 async def neighbours(
-    house: House, request: AnyRequest, positive: list[str], negative: list[str], topn: int, vectors: Vectors
-) -> bytes:
-    """The encoded neighbours, from the cache or from the vectors."""
+    house: House,
+    request: AnyRequest,
+    asked: SimilarQuery | SimilarRequest,
+    positive: list[str],
+    negative: list[str],
+) -> tuple[Vectors, msgspec.Raw]:
+    """Who answers, and the encoded neighbours, from the cache or from the vectors."""
+    candidates = house.registry.vectors_for(asked.lang, asked.model)
+    vectors, ids = await choose(candidates, positive + negative)
     trace = trace_of(request.scope)
     trace.revision = vectors.manifest.revision
-    ids = [[vectors.lookup(word) for word in words] for words in (positive, negative)]
+    split = len(positive)
     question = Question(
         task="similar",
         model=vectors.manifest.name,
         revision=vectors.manifest.revision,
-        request=[*ids, topn],
+        request=[ids[:split], ids[split:], asked.topn],
         shape=list[Neighbour],
         encode=_encode,
         job=_no_job,
     )
-    return await house.answers.look_up(
+    found = await house.answers.look_up(
         question,
-        lambda: vectors.most_similar(positive, negative, topn),
+        lambda: vectors.most_similar(positive, negative, asked.topn),
         fresh=is_fresh(request),
         trace=trace,
     )
+    return vectors, msgspec.Raw(found)
 
 
 def _no_job() -> NoReturn:
@@ -84,11 +92,8 @@ def routes(house: House) -> list[HTTPRouteHandler]:
     @get("/similar", opt=described("similar", "Nearest words", query=SimilarQuery, answer=SimilarAnswer))
     async def similar(request: AnyRequest) -> Json:
         asked = read_query(request, SimilarQuery)
-        vectors = await choose(house.registry.vectors_for(asked.lang, asked.model), [asked.word])
-        found = await neighbours(house, request, [asked.word], [], asked.topn, vectors)
-        return Json(
-            SimilarAnswer(word=asked.word, neighbours=msgspec.Raw(found), model=name_of(vectors.manifest))
-        )
+        vectors, found = await neighbours(house, request, asked, [asked.word], [])
+        return Json(SimilarAnswer(word=asked.word, neighbours=found, model=name_of(vectors.manifest)))
 
     @post(
         "/similar",
@@ -99,17 +104,15 @@ def routes(house: House) -> list[HTTPRouteHandler]:
     )
     async def analogy(request: AnyRequest) -> Json:
         asked = await read_json(request, SimilarRequest)
-        words = asked.positive + asked.negative
-        if not words:
+        if not asked.positive and not asked.negative:
             raise invalid(
                 "positive", "at least one word is needed in positive or negative", code="missing_field"
             )
-        vectors = await choose(house.registry.vectors_for(asked.lang, asked.model), words)
-        found = await neighbours(house, request, asked.positive, asked.negative, asked.topn, vectors)
+        vectors, found = await neighbours(house, request, asked, asked.positive, asked.negative)
         answer = SimilarAnswer(
             positive=asked.positive,
             negative=asked.negative,
-            neighbours=msgspec.Raw(found),
+            neighbours=found,
             model=name_of(vectors.manifest),
         )
         return Json(answer)

@@ -76,7 +76,8 @@ class Reader:
 
     def stop(self) -> None:
         if self.server is not None:
-            os.killpg(self.server.pid, signal.SIGTERM)
+            if self.server.poll() is None:
+                os.killpg(self.server.pid, signal.SIGTERM)
             self.server.wait(timeout=60)
             self.server = None
 
