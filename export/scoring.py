@@ -122,15 +122,16 @@ def translate(model: Translator, texts: Sequence[str], *, beam: int) -> list[str
 def vector_scores(model: Vectors, *, command: str) -> list[Score]:
     """Analogies and agreement with human judgements, of the vectors as the graph holds them.
 
-    Empty for other languages than English, for which there is no public set here.
+    English has public sets. French has a small one of our own, for analogies; other languages have none.
     """
-    if model.manifest.languages != ["en"]:
+    if model.manifest.languages not in (["en"], ["fr"]):
         return []
+    english = model.manifest.languages == ["en"]
     words = [word for word in model.tokenizer.words() if word in model]
     space = similarity.Space(words, model.embed(words))
     scores = []
-    for name, file in similarity.PAIRS.items():
-        found = similarity.agreement(space, similarity.evaluation_file(file))
+    for name, pairs in similarity.PAIRS.items() if english else ():
+        found = similarity.agreement(space, similarity.evaluation_file(pairs))
         scores.append(
             Score(
                 metric="Spearman's rho",
@@ -141,7 +142,8 @@ def vector_scores(model: Vectors, *, command: str) -> list[Score]:
                 command=command,
             )
         )
-    sections = similarity.analogies(space, similarity.evaluation_file(similarity.QUESTIONS))
+    file = similarity.evaluation_file(similarity.QUESTIONS) if english else similarity.FRENCH
+    sections = similarity.analogies(space, file)
     for label, syntactic in (("semantic", False), ("syntactic", True)):
         chosen = [one for one in sections if one.name.startswith("gram") == syntactic]
         asked, known = sum(one.questions for one in chosen), sum(one.known for one in chosen)
@@ -150,7 +152,7 @@ def vector_scores(model: Vectors, *, command: str) -> list[Score]:
             Score(
                 metric=f"{label} analogies, % right",
                 value=100.0 * correct / asked,
-                set="questions-words",
+                set="questions-words" if english else "our own French pairs (training/analogies-fr.txt)",
                 size=asked,
                 unit="questions, an unknown word is a wrong answer",
                 note=f"{known:,} with known words, {100.0 * correct / max(1, known):.1f} % of them right",

@@ -49,10 +49,12 @@ def run(settings: Settings) -> int:
         BundleError: a bundle is damaged, or there is none.
         SettingsError, OSError: what the environment asked for cannot be had.
     """
+    from service.detection import Detector, load_beside
     from service.registry import open_registry
 
     configure(settings.log_level)
     sys.setswitchinterval(_SWITCH_SECONDS)
+    identifier = load_beside()
     registry = open_registry(
         settings.models_folder, device=cast(Device, settings.device), languages=settings.language_order
     )
@@ -60,7 +62,7 @@ def run(settings: Settings) -> int:
     from service.house import build_house
     from service.server import serve
 
-    house = build_house(settings, registry)
+    house = build_house(settings, registry, Detector(identifier(), registry.codes))
     serve(build_app(house), house)
     return 0
 

@@ -54,7 +54,7 @@ class House:
                 await self.redis.close()
 
 
-def build_house(settings: Settings, registry: Registry) -> House:
+def build_house(settings: Settings, registry: Registry, detector: Detector) -> House:
     """The parts, connected, nothing started.
 
     Raises:
@@ -70,18 +70,7 @@ def build_house(settings: Settings, registry: Registry) -> House:
     answers = Answers(memory, redis, admission, batcher, metrics, settings.deadline_seconds)
     health = Health(registry, batcher, admission, canary_seconds=settings.canary_seconds)
     _watch(metrics, memory, redis, health, registry)
-    return House(
-        settings,
-        registry,
-        metrics,
-        memory,
-        redis,
-        admission,
-        batcher,
-        answers,
-        health,
-        Detector(registry.codes),
-    )
+    return House(settings, registry, metrics, memory, redis, admission, batcher, answers, health, detector)
 
 
 def _redis(settings: Settings, metrics: Metrics) -> RedisStore | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from itertools import permutations
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,9 @@ Matrix = npt.NDArray[np.float32]
 QUESTIONS = "questions-words.txt"
 PAIRS = {"wordsim353": "wordsim353.tsv", "simlex999": "simlex999.txt"}
 _BLOCK = 512  # questions answered by one product
+
+FRENCH = Path(__file__).with_name("analogies-fr.txt")
+"""A small set of our own, for want of a public one: pairs of words of novels and of every day."""
 
 
 class Section(msgspec.Struct, frozen=True):
@@ -166,16 +170,25 @@ def evaluation_file(name: str) -> Path:
 
 
 def _sections(path: Path) -> Iterator[tuple[str, list[list[str]]]]:
-    name, questions = "", list[list[str]]()
+    """Sections of questions. A line of two words is a pair; every two pairs of a section are a question."""
+    name, questions, pairs = "", list[list[str]](), list[list[str]]()
     for number, line in enumerate(read_lines(path), start=1):
+        fields = line.lower().split()
         if line.startswith(":"):
-            if questions:
-                yield name, questions
-            name, questions = line[1:].strip(), []
-        elif line.strip():
-            question = line.lower().split()
-            if len(question) != 4:
-                raise CorpusError(f"{path}:{number}", "expected four words")
-            questions.append(question)
-    if questions:
-        yield name, questions
+            yield from _section(name, questions, pairs)
+            name, questions, pairs = line[1:].strip(), [], []
+        elif len(fields) == 4:
+            questions.append(fields)
+        elif len(fields) == 2:
+            pairs.append(fields)
+        elif fields:
+            raise CorpusError(f"{path}:{number}", "expected four words, or two")
+    yield from _section(name, questions, pairs)
+
+
+def _section(
+    name: str, questions: list[list[str]], pairs: list[list[str]]
+) -> Iterator[tuple[str, list[list[str]]]]:
+    asked = questions + [[*one, *other] for one, other in permutations(pairs, 2) if not set(one) & set(other)]
+    if asked:
+        yield name, asked

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import service.__main__
+
 
 def start(models: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the service until it refuses."""
@@ -47,6 +49,7 @@ def flip(path: Path) -> None:
 
 
 DAMAGES: list[Callable[[Path], None]] = [truncate, flip, Path.unlink, lambda path: path.write_bytes(b"")]
+FILES = ["fr-en/encoder.onnx", "fr-en/tokenizer.json", "words-en/vectors.onnx", "words-en/manifest.json"]
 
 
 @pytest.fixture
@@ -58,14 +61,27 @@ def folder(models: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=["truncated", "flipped", "missing", "empty"])
-@pytest.mark.parametrize(
-    "file",
-    ["fr-en/encoder.onnx", "fr-en/tokenizer.json", "words-en/vectors.onnx", "words-en/manifest.json"],
-)
-def test_a_damaged_file(folder: Path, file: str, damage: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize("file", FILES)
+def test_a_damaged_file(
+    folder: Path,
+    file: str,
+    damage: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     damage(folder / file)
+    monkeypatch.setattr(service.__main__, "configure", lambda level: None)
+    monkeypatch.setenv("VOISIN_MODELS", str(folder))
+    assert service.__main__.main([]) == 1
+    [said] = capsys.readouterr().err.splitlines()
     # a flipped bit may change a value in the manifest, which then blames the file that the value is about
-    assert str(folder / file.split("/")[0]) in refusal(start(folder))
+    assert said.startswith(f"voisin: {folder / file.split('/')[0]}")
+    assert ": " in said.removeprefix("voisin: ")
+
+
+def test_a_damaged_file_stops_the_process(folder: Path) -> None:
+    flip(folder / "fr-en" / "decoder.onnx")
+    assert str(folder / "fr-en" / "decoder.onnx") in refusal(start(folder))
 
 
 def test_a_future_format(folder: Path) -> None:

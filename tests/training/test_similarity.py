@@ -115,3 +115,12 @@ def test_a_damaged_set_is_placed(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b": one\na b a b\na b c\n"))
     with pytest.raises(CorpusError, match=r"set\.gz:3: expected four words"):
         analogies(space, path)
+
+
+def test_every_two_pairs_of_a_section_are_a_question(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.txt"
+    path.write_text(": one\nroi reine\nhomme femme\nfille femme\n: two\na b c d\n", encoding="utf-8")
+    space = Space(["roi"], np.ones((1, 2), np.float32))
+    found = analogies(space, path)
+    # `homme femme` with `fille femme` would ask for a word of the question itself
+    assert [(section.name, section.questions) for section in found] == [("one", 4), ("two", 1)]
