@@ -20,9 +20,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bundles(tmp_path_factory.mktemp("models"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def service(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One running service for a file of tests."""
+    """One running service for all who do not mind what others asked it before."""
     log = tmp_path_factory.mktemp("log") / "service.log"
     with serve(models, log, canary_seconds=1) as service:
         yield service

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -15,9 +16,17 @@ from bundle.language import CompletionOptions, Language
 from bundle.load import open_bundle
 from bundle.translator import TranslationOptions, Translator
 from bundle.vectors import Vectors
-from tests.service.making import Service
+from tests.service.making import Service, serve
 
 FORM = "application/x-www-form-urlencoded"
+
+
+@pytest.fixture(scope="module")
+def service(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service of this file's own: its cache begins empty."""
+    log = tmp_path_factory.mktemp("log") / "service.log"
+    with serve(models, log, canary_seconds=1) as service:
+        yield service
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def test_what_does_not_end_in_time_is_told_so(models: Path, tmp_path: Path) -> N
             time.sleep(0.01)
         start = time.monotonic()
         assert service.stop() == 0
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 5
         name, problem = stream.result().events()[-1]
         assert (name, problem["status"]) == ("error", 503)
         assert whole.result().status == 503
@@ -59,4 +59,4 @@ def test_idle_it_leaves_at_once(models: Path, tmp_path: Path) -> None:
             start = time.monotonic()
             service.process.send_signal(number)
             assert service.process.wait(10) == 0
-            assert time.monotonic() - start < 2
+            assert time.monotonic() - start < 4
