@@ -98,7 +98,8 @@ class Golden(Record, frozen=True, kw_only=True):
     """An input with the outputs it must give, and their scores.
 
     vectors: a word, its neighbours, their cosines. language: a prompt, its greedy completion of 16 tokens,
-    the sum of their log-probabilities. translator: a text, its translation, the mean log-probability of its tokens.
+    the sum of their log-probabilities. translator: a text, its translation, the mean log-probability of its
+    tokens.
     """
 
     input: list[str]
