@@ -70,7 +70,7 @@ def _line_sets(recipe: Recipe, limit: int, text: Path | None) -> Iterator[tuple[
         recipe.corpus.sources,
         language=recipe.languages[0],
         held_out=share,
-        split="held_out" if share else "all",
+        split="test" if share else "all",
         seed=recipe.seed,
     )
     # a source of weight 2 is read twice, and scored once
@@ -86,7 +86,7 @@ def _pair_sets(recipe: Recipe, limit: int, text: Path | None) -> Iterator[tuple[
     share = recipe.corpus.held_out
     for source in recipe.corpus.sources:
         found = corpus.pairs(
-            [source], languages, held_out=share, split="held_out" if share else "all", seed=recipe.seed
+            [source], languages, held_out=share, split="test" if share else "all", seed=recipe.seed
         )
         yield split_name(share, source.name), _some(source.name, _one_reference(found), limit)
     for name, (file, columns) in PUBLIC.items():
@@ -98,7 +98,7 @@ def _pair_sets(recipe: Recipe, limit: int, text: Path | None) -> Iterator[tuple[
 
 def split_name(share: float, corpora: str) -> str:
     """What a split is called in a table."""
-    return f"held-out {share:.2%} of {corpora}" if share else f"{corpora}, the training text itself"
+    return f"test half of the held-out {share:.2%} of {corpora}" if share else f"{corpora}, the training text itself"
 
 
 def _distinct(lines: Iterator[str]) -> Iterator[str]:

@@ -88,12 +88,18 @@ class Train(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sequence: Positive = 128
     #: sentences longer than this, on either side, are left out (translator)
     max_tokens: Positive = 100
+    #: AdamW for everything, or Muon for the matrices inside the network and AdamW for the rest
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: Annotated[float, Meta(gt=0.0)] = 2e-3
     weight_decay: NotNegative = 0.01
     betas: tuple[Fraction, Fraction] = (0.9, 0.98)
     #: steps of linear warm-up
     warmup: Natural = 100
-    schedule: Literal["cosine", "inverse-sqrt", "constant"] = "cosine"
+    #: ``stable`` stays at the peak and falls in a straight line to zero over the last ``cooldown`` of the
+    #: job: a run stopped before that can be resumed with more steps as if they had been asked for at once
+    schedule: Literal["cosine", "inverse-sqrt", "constant", "stable"] = "cosine"
+    #: share of the job over which ``stable`` falls
+    cooldown: Fraction = 0.2
     #: the gradient's global norm is cut to this; 0 = never
     clip: NotNegative = 1.0
     label_smoothing: Fraction = 0.0

@@ -29,7 +29,8 @@ import msgspec
 
 from bundle.errors import VoisinError
 
-Split = Literal["train", "held_out", "all"]
+Split = Literal["train", "development", "test", "held_out", "all"]
+"""Of what is held out one half is for choosing among models (development), the other for scores (test)."""
 Item = TypeVar("Item")
 
 _COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
@@ -131,7 +132,15 @@ def normal_form(text: str) -> str:
 
 def is_held_out(text: str, fraction: float) -> bool:
     """Whether `text` belongs to the held-out part. For pairs, `text` is the English side."""
-    return fraction > 0 and _uniform(normal_form(text)) < fraction
+    return split_of(text, fraction) != "train"
+
+
+def split_of(text: str, fraction: float) -> Literal["train", "development", "test"]:
+    """The part that `text` belongs to, when `fraction` of a corpus is held out, half of it for each use."""
+    place = _uniform(normal_form(text)) if fraction > 0 else 1.0
+    if place >= fraction:
+        return "train"
+    return "development" if place < fraction / 2 else "test"
 
 
 def lines(
@@ -207,7 +216,10 @@ def shuffled(items: Iterable[Item], size: int, seed: int) -> Iterator[Item]:
 
 
 def _kept(key: str, fraction: float, split: Split) -> bool:
-    return split == "all" or is_held_out(key, fraction) == (split == "held_out")
+    if split == "all":
+        return True
+    part = split_of(key, fraction)
+    return part == split or (split == "held_out" and part != "train")
 
 
 def _uniform(text: str, salt: bytes = b"") -> float:

@@ -68,7 +68,11 @@ class LanguageTask:
         """Scores for the card, on more text than :meth:`evaluate` reads."""
         lines, batches = self._read_held_out(FINAL * self.recipe.train.evaluate_lines)
         share = self.recipe.corpus.held_out
-        name = f"held-out {share:.2%} of the corpora by hash" if share else "the training text itself"
+        name = (
+            f"development half of the held-out {share:.2%} of the corpora by hash"
+            if share
+            else "the training text itself"
+        )
         return {**language_scores(model, batches, lines), "set": name, "lines": len(lines)}
 
     def samples(self, model: nn.Module) -> list[str]:
@@ -114,7 +118,7 @@ class LanguageTask:
             self.recipe.corpus.sources,
             language=self.recipe.languages[0],
             held_out=share,
-            split="held_out" if share else "all",
+            split="development" if share else "all",
             seed=self.recipe.seed,
         )
         chosen = list(islice(lines, count))

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from bundle.errors import VoisinError
 from training import checkpoint
 from training.config import Train
+from training.optimizer import Optimizers
 from training.progress import Metrics, Progress, draw_curves
 
 
@@ -77,7 +78,7 @@ class Loop:
         self.best = math.inf
         self.stale = 0
         self.evaluated = -1
-        self.optimizer = _optimizer(task.model, train)
+        self.optimizers = Optimizers(task.model, train)
         self.averaged = copy.deepcopy(task.model).requires_grad_(False) if train.average else None
         self._stop = threading.Event()
 
@@ -138,9 +139,6 @@ class Loop:
 
     def advance(self) -> tuple[float, int]:
         """One optimiser step. Returns its loss in nats per token, and the tokens."""
-        rate = learning_rate(self.train, self.step + 1, self.progress)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         batches = [self.task.next_batch() for _ in range(self.train.accumulate)]
         count = sum(batch.tokens for batch in batches)
         self.task.model.train()
@@ -154,8 +152,7 @@ class Loop:
             raise TrainingError(f"the loss is {total} in step {self.step + 1}: lower train.learning_rate")
         if self.train.clip:
             nn.utils.clip_grad_norm_(self.task.model.parameters(), self.train.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizers.step(learning_rate(self.train, self.step + 1, self.progress))
         self.step += 1
         self._average()
         return total / count, count
@@ -168,7 +165,7 @@ class Loop:
             self.task.model.load_state_dict(state["model"])
             if self.averaged is not None:
                 self.averaged.load_state_dict(state["averaged"] or state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.optimizers.load_state_dict(state["optimizer"])
             self.step = state["step"]
             self.elapsed = state["scheduler"]["elapsed"]
             self.best = state["best"]
@@ -209,7 +206,7 @@ class Loop:
         state = {
             "model": self.task.model.state_dict(),
             "averaged": self.averaged.state_dict() if self.averaged is not None else None,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizers.state_dict(),
             "scheduler": {"elapsed": self.elapsed},
             "rng": torch.get_rng_state(),
             "position": self.task.state(),
@@ -228,7 +225,7 @@ class Loop:
         return {
             "step": self.step,
             "loss": loss,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.optimizers.rate,
             "tokens": tokens,
             "elapsed": round(self.elapsed, 1),
         }
@@ -257,24 +254,16 @@ class Loop:
 def learning_rate(train: Train, step: int, progress: float) -> float:
     """The rate of a step (from 1): linear warm-up, then down to 2 % of the peak along a cosine (Loshchilov
     and Hutter 2017) of ``progress``, or with the inverse square root of the step (Vaswani et al. 2017), or
-    level."""
+    level, to the end or to the last stretch (Zhai et al. 2022)."""
     if step <= train.warmup:
         return train.learning_rate * step / train.warmup
     if train.schedule == "cosine":
         return train.learning_rate * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * progress)))
+    if train.schedule == "stable":
+        return train.learning_rate * min(1.0, (1.0 - progress) / max(train.cooldown, 1e-9))
     if train.schedule == "inverse-sqrt":
         return train.learning_rate * math.sqrt(max(1, train.warmup) / step)
     return train.learning_rate
-
-
-def _optimizer(model: nn.Module, train: Train) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019); biases and norms do not decay."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": train.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=train.learning_rate, betas=train.betas, fused=True)
 
 
 def _due(step: int, every: int) -> bool:

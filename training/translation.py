@@ -80,7 +80,11 @@ class TranslationTask:
             length_penalty=settings.length_penalty,
         )
         share = self.recipe.corpus.held_out
-        name = f"held-out {share:.2%} of the corpora by hash" if share else "the training pairs themselves"
+        name = (
+            f"development half of the held-out {share:.2%} of the corpora by hash"
+            if share
+            else "the training pairs themselves"
+        )
         scores = corpus_scores(hypotheses, [target for _, target in pairs])
         return {"loss": loss, **scores, "set": name, "sentences": len(pairs), "beam": settings.beam}
 
@@ -126,7 +130,7 @@ class TranslationTask:
             self.recipe.corpus.sources,
             self.languages,
             held_out=share,
-            split="held_out" if share else "all",
+            split="development" if share else "all",
             seed=self.recipe.seed,
         )
         chosen = list(islice(pairs, count))

@@ -157,7 +157,7 @@ def _held_out(recipe: Recipe, path: Path) -> list[list[str]]:
     out: list[list[str]] = []
     if fraction:
         texts = lines(
-            recipe.corpus.sources, language=language, held_out=fraction, split="held_out", seed=recipe.seed
+            recipe.corpus.sources, language=language, held_out=fraction, split="development", seed=recipe.seed
         )
         for text in texts:
             out.append(words(text, language))

@@ -178,6 +178,10 @@ def test_what_is_held_out_parts_the_corpus(tmp_path: Path) -> None:
     assert {(en, fr) for fr, en in pairs(both, ("fr", "en"), held_out=0.1, split="held_out")} == test
     assert set(lines(both, language="fr", held_out=0.1, split="held_out")) == {fr for _, fr in test}
     assert test <= set(pairs(both, held_out=0.2, split="held_out"))
+    halves = [set(pairs(both, held_out=0.1, split=half)) for half in ("development", "test")]
+    assert halves[0] | halves[1] == test
+    assert not halves[0] & halves[1]
+    assert len(halves[0]) == pytest.approx(200, rel=0.3)
 
 
 def test_variants_of_a_sentence_stay_on_one_side() -> None:

@@ -79,9 +79,10 @@ def test_held_out_lines_are_never_trained_on(tmp_path: Path) -> None:
     job = task(tmp_path)
     lines, _ = job._read_held_out(1000)
     trained = list(job._lines(0))
-    assert sorted(lines + trained) == sorted(LINES)
-    assert all(corpus.is_held_out(line, 0.2) for line in lines)
-    assert 10 < len(lines) < 80
+    tested = [line for line in LINES if corpus.split_of(line, 0.2) == "test"]
+    assert sorted(lines + trained + tested) == sorted(LINES)
+    assert {corpus.split_of(line, 0.2) for line in lines} == {"development"}
+    assert 5 < len(lines) < 40
 
 
 def test_nothing_held_out_is_said(tmp_path: Path) -> None:
@@ -101,6 +102,6 @@ def test_evaluation_leaves_the_job_as_it_was(tmp_path: Path, architecture: str) 
     assert torch.equal(random, torch.get_rng_state())
     final = job.final(job.model)
     assert (final["set"], final["lines"]) == (
-        "held-out 20.00% of the corpora by hash",
+        "development half of the held-out 20.00% of the corpora by hash",
         len(job._read_held_out(100)[0]),
     )

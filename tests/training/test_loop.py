@@ -96,6 +96,7 @@ def test_accumulated_batches_make_one_step(tmp_path: Path) -> None:
         ("constant", [0.5, 1.0, 1.0, 1.0]),
         ("cosine", [0.5, 1.0, 0.02 + 0.98 * 0.5, 0.02]),
         ("inverse-sqrt", [0.5, 1.0, math.sqrt(10 / 50), math.sqrt(10 / 100)]),
+        ("stable", [0.5, 1.0, 1.0, 0.0]),
     ],
 )
 def test_the_rate_rises_and_falls(schedule: Any, expected: list[float]) -> None:
@@ -113,7 +114,7 @@ def test_a_long_gradient_is_cut(tmp_path: Path) -> None:
         assert gradient is not None
         seen.append(float(gradient.norm()))
 
-    job.optimizer.register_step_pre_hook(look)
+    job.optimizers.all[0].register_step_pre_hook(look)
     job.advance()
     assert seen == [pytest.approx(0.25, rel=1e-4)]
 

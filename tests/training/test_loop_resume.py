@@ -60,6 +60,7 @@ batch_tokens = 128
 sequence = 16
 warmup = 20
 accumulate = 2
+optimizer = "muon"
 average = 0.9
 evaluate_every = 60
 save_every = 20

@@ -8,6 +8,7 @@ import torch
 from bundle.tokenizer import Tokenizer
 from training.batching import NoData, encode_pairs, pad_pairs
 from training.config import recipe_from
+from training.corpus import split_of
 from training.models import build
 from training.tokenizer import train_tokenizer
 from training.translation import TranslationTask
@@ -57,8 +58,9 @@ def test_both_directions_hold_out_the_same_pairs(tmp_path: Path) -> None:
     there, back = task(tmp_path), task(tmp_path, flip=True)
     held_out = there._read_held_out(1000)
     assert {(b, a) for a, b in back._read_held_out(1000)} == set(held_out)
-    assert sorted(held_out + list(there._pairs(0))) == sorted(PAIRS)
-    assert 5 < len(held_out) < 50
+    tested = [pair for pair in PAIRS if split_of(pair[0], 0.2) == "test"]
+    assert sorted(held_out + list(there._pairs(0)) + tested) == sorted(PAIRS)
+    assert 2 < len(held_out) < 25
 
 
 def test_nothing_held_out_is_said(tmp_path: Path) -> None:
@@ -70,7 +72,7 @@ def test_the_final_scores_name_their_set_and_decoding(tmp_path: Path) -> None:
     job = task(tmp_path)
     random = torch.get_rng_state()
     scores = job.final(job.model.eval())
-    assert scores["set"] == "held-out 20.00% of the corpora by hash"
+    assert scores["set"] == "development half of the held-out 20.00% of the corpora by hash"
     assert (scores["sentences"], scores["beam"]) == (3, 1)
     assert {"bleu", "bleu_signature", "chrf", "chrf_signature", "loss"} <= scores.keys()
     assert torch.equal(random, torch.get_rng_state())
