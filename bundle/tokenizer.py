@@ -83,6 +83,10 @@ class Tokenizer:
         normalizer = self._backend.normalizer
         return text if normalizer is None else str(normalizer.normalize_str(text))
 
+    def to_json(self) -> str:
+        """The tokenizer as its file says it."""
+        return str(self._backend.to_str())
+
     def id_of(self, token: str) -> int | None:
         """Id of a token as the vocabulary spells it."""
         return self._ids.get(token)

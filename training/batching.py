@@ -198,13 +198,23 @@ def _windows(
 
 
 def translation_chunks(
-    tokenizer: Encoder, *, bos: int, eos: int, pad: int, batch_tokens: int, max_tokens: int
+    encode: Callable[[str, np.random.Generator], list[int]],
+    *,
+    bos: int,
+    eos: int,
+    pad: int,
+    batch_tokens: int,
+    max_tokens: int,
 ) -> Callable[[list[tuple[str, str]], np.random.Generator], list[TranslationBatch]]:
     """Cutter for translators: pairs of like length together, at most ``batch_tokens`` a side, padding
-    included."""
+    included.
+
+    Args:
+        encode: ids of a text, given random numbers to cut it by if it likes.
+    """
 
     def cut(pairs: list[tuple[str, str]], random: np.random.Generator) -> list[TranslationBatch]:
-        encoded = encode_pairs(tokenizer, pairs, max_tokens)
+        encoded = encode_pairs(lambda text: encode(text, random), pairs, max_tokens)
         batches = bucket(encoded, batch_tokens, random)
         return [pad_pairs([encoded[index] for index in rows], bos, eos, pad) for rows in batches]
 
@@ -212,12 +222,12 @@ def translation_chunks(
 
 
 def encode_pairs(
-    tokenizer: Encoder, pairs: Iterable[tuple[str, str]], max_tokens: int
+    encode: Callable[[str], list[int]], pairs: Iterable[tuple[str, str]], max_tokens: int
 ) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
     """Both sides as int32 arrays; pairs with an empty or too long side are left out."""
     kept = []
     for source, target in pairs:
-        one, two = tokenizer.encode(source), tokenizer.encode(target)
+        one, two = encode(source), encode(target)
         if 0 < len(one) <= max_tokens and 0 < len(two) <= max_tokens:
             kept.append((np.asarray(one, np.int32), np.asarray(two, np.int32)))
     return kept

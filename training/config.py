@@ -103,6 +103,8 @@ class Train(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: the gradient's global norm is cut to this; 0 = never
     clip: NotNegative = 1.0
     label_smoothing: Fraction = 0.0
+    #: probability of leaving out a merge of the bpe tokenizer, on both sides (translator)
+    subword_dropout: Fraction = 0.0
     #: fp32, or bf16 autocast (weights and optimiser stay fp32)
     precision: Literal["fp32", "bf16"] = "fp32"
     #: forward passes whose gradients are added up before one step

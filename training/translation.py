@@ -7,6 +7,7 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +30,7 @@ from training.evaluate import corpus_scores, mean_loss, translation_loss
 from training.generate import translate
 from training.loss import cross_entropy
 from training.models.contract import Model
+from training.subwords import SubwordDropout
 
 #: the final evaluation reads so many times more pairs for the loss than those in between
 FINAL = 10
@@ -47,6 +49,8 @@ class TranslationTask:
         self.bos, self.eos, self.pad = special.bos, special.eos, special.pad or 0
         self.languages = (recipe.languages[0], recipe.languages[1])
         self._held_out: list[TranslationBatch] | None = None
+        dropout = recipe.train.subword_dropout
+        self._dropout = SubwordDropout(tokenizer.to_json(), dropout) if dropout else None
         self._stream = self._open(Position())
 
     def next_batch(self) -> TranslationBatch:
@@ -104,7 +108,7 @@ class TranslationTask:
     def _open(self, position: Position) -> Stream[tuple[str, str], TranslationBatch]:
         train = self.recipe.train
         cut = translation_chunks(
-            self.tokenizer,
+            self._encode,
             bos=self.bos,
             eos=self.eos,
             pad=self.pad,
@@ -113,6 +117,10 @@ class TranslationTask:
         )
         size = self.recipe.corpus.shuffle
         return Stream(self._pairs, cut, size=size, seed=self.recipe.seed, position=position)
+
+    def _encode(self, text: str, random: np.random.Generator) -> list[int]:
+        """Ids of a training text."""
+        return self.tokenizer.encode(text) if self._dropout is None else self._dropout.encode(text, random)
 
     def _pairs(self, epoch: int) -> Iterator[tuple[str, str]]:
         share = self.recipe.corpus.held_out
@@ -139,6 +147,6 @@ class TranslationTask:
         return chosen
 
     def _batches(self, pairs: list[tuple[str, str]]) -> list[TranslationBatch]:
-        encoded = encode_pairs(self.tokenizer, pairs, self.recipe.train.max_tokens)
+        encoded = encode_pairs(self.tokenizer.encode, pairs, self.recipe.train.max_tokens)
         rows = bucket(encoded, max(4096, self.recipe.train.max_tokens + 1), None)
         return [pad_pairs([encoded[index] for index in some], self.bos, self.eos, self.pad) for some in rows]

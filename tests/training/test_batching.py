@@ -59,7 +59,9 @@ def test_a_stream_goes_on_from_its_position(carried: bool, done: int) -> None:
 
 
 def test_a_translation_stream_goes_on_from_its_position() -> None:
-    cut = translation_chunks(Letters(), bos=BOS, eos=EOS, pad=PAD, batch_tokens=60, max_tokens=20)
+    cut = translation_chunks(
+        lambda text, random: Letters().encode(text), bos=BOS, eos=EOS, pad=PAD, batch_tokens=60, max_tokens=20
+    )
     whole = Stream(lambda epoch: PAIRS, cut, size=30, seed=5)
     for _ in islice(whole, 33):
         pass
@@ -136,7 +138,9 @@ def test_a_corpus_without_batches_ends_the_job(lines: list[str]) -> None:
 
 
 def test_translations_are_padded_on_the_right_within_the_budget() -> None:
-    cut = translation_chunks(Letters(), bos=BOS, eos=EOS, pad=PAD, batch_tokens=60, max_tokens=20)
+    cut = translation_chunks(
+        lambda text, random: Letters().encode(text), bos=BOS, eos=EOS, pad=PAD, batch_tokens=60, max_tokens=20
+    )
     batches = cut(list(PAIRS), np.random.default_rng(1))
     found = []
     for batch in batches:
@@ -162,7 +166,7 @@ def test_translations_are_padded_on_the_right_within_the_budget() -> None:
 
 
 def test_pairs_that_are_too_long_are_left_out() -> None:
-    assert len(encode_pairs(Letters(), [("abc", "abcd"), ("", "a"), ("ab", "ba")], 3)) == 1
+    assert len(encode_pairs(Letters().encode, [("abc", "abcd"), ("", "a"), ("ab", "ba")], 3)) == 1
 
 
 @given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), max_size=40), st.integers(31, 90))

@@ -39,6 +39,10 @@ SHAPES = {
 def recipe(folder: Path, shape: str) -> Path:
     """A tiny job with all that is random: dropout, averages, several chunks an epoch and several epochs."""
     kind, languages, model = SHAPES[shape]
+    tokenizer = 'level = "char"'
+    more = ""
+    if kind == "translator":
+        tokenizer, more = 'level = "bpe"\nsize = 300', "subword_dropout = 0.2"
     (folder / "text.tsv").write_text("".join(f"{line}\t{line[::-1]}\n" for line in LINES), encoding="utf-8")
     path = folder / "job.toml"
     path.write_text(
@@ -51,7 +55,7 @@ held_out = 0.1
 shuffle = 40
 sources = [{{ path = "text.tsv", name = "t", licence = "CC0", attribution = "us", columns = ["en", "fr"] }}]
 [tokenizer]
-level = "char"
+{tokenizer}
 [model]
 {model}
 [train]
@@ -67,6 +71,7 @@ save_every = 20
 evaluate_translations = 4
 evaluate_lines = 10
 threads = 1
+{more}
 """,
         encoding="utf-8",
     )

@@ -48,7 +48,7 @@ def task(
 def test_the_loss_of_a_batch_is_the_sum_of_its_sentences(tmp_path: Path, architecture: str) -> None:
     job = task(tmp_path, architecture)
     job.model.eval()
-    encoded = encode_pairs(job.tokenizer, PAIRS[:6], 100)
+    encoded = encode_pairs(job.tokenizer.encode, PAIRS[:6], 100)
     together = job.loss(pad_pairs(encoded, 1, 2, 0)).item()
     alone = sum(job.loss(pad_pairs([pair], 1, 2, 0)).item() for pair in encoded)
     assert together == pytest.approx(alone, rel=1e-5)
