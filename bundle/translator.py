@@ -7,6 +7,7 @@ from bundle.completion import Piece
 from bundle.decoding import Decoder, Event, Finished, Request, Token
 from bundle.errors import InvalidRequest
 from bundle.manifest import Manifest
+from bundle.repetition import RepetitionGuard
 from bundle.sentences import split_text
 from bundle.stepper import Prompt, Stepper
 from bundle.tokenizer import Tokenizer
@@ -163,6 +164,7 @@ class Translator:
         self.provider = provider
         self.source_language, self.target_language = manifest.languages
         self._bos, self._eos = special.bos, special.eos
+        self._guard = RepetitionGuard(tokenizer)
 
     def decoder(self, *, max_rows: int = 64) -> Decoder:
         """A decoder of its own, empty, over the shared graphs."""
@@ -192,6 +194,9 @@ class Translator:
     def job(self, text: str, options: TranslationOptions | None = None) -> TranslationJob:
         """The translation of ``text``, ready for a decoder; each sentence is a request.
 
+        What has no letter (12:30, ?!) is the same in every language and is no request. No words are said
+        three times in a row that the source does not repeat.
+
         Raises:
             InvalidRequest: a wish that cannot be met, or a character without token.
         """
@@ -200,7 +205,7 @@ class Translator:
         parts: list[int | str] = []
         for is_sentence, part in split_text(text):
             for is_piece, piece in self._fit(part) if is_sentence else [(False, part)]:
-                if not is_piece:
+                if not is_piece or not any(character.isalpha() for character in piece):
                     parts.append(piece)
                     continue
                 parts.append(len(requests))
@@ -212,6 +217,7 @@ class Translator:
                         n=wishes.beam if wishes.alternatives else 1,
                         beam=wishes.beam,
                         length_penalty=self.manifest.decoding.length_penalty,
+                        allow=self._guard.rule(source),
                     )
                 )
         return TranslationJob(self.tokenizer, requests, parts, alternatives=wishes.alternatives)

@@ -12,6 +12,7 @@ import msgspec
 
 from bundle.errors import VoisinError
 from training.config import Recipe, RecipeError, encode_recipe, load_recipe
+from training.corpus import Digest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +63,10 @@ def train(recipe: Recipe, text: str, folder: Path, *, resume: bool = False) -> N
         raise RecipeError(folder, "holds a run already: --resume goes on with it, --run names another folder")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / checkpoint.RECIPE).write_text(text, encoding="utf-8")
-    corpora = corpus.digests(recipe.corpus.sources)
+    names = recipe.augment.names if recipe.augment else []
+    corpora = corpus.digests([*recipe.corpus.sources, *names])
+    if resume and begun:
+        _same_text(corpora, folder)
     _write_json(folder / "corpora.json", corpora)
     if recipe.kind == "vectors":
         from training import word2vec
@@ -153,6 +157,23 @@ def _same(recipe: Recipe, folder: Path) -> None:
     for part in ("kind", "languages", "seed", "tokenizer", "model"):
         if getattr(before, part) != getattr(recipe, part):
             raise RecipeError(folder / RECIPE, f"{part} differs from the recipe given: not the run to resume")
+
+
+def _same_text(corpora: list[Digest], folder: Path) -> None:
+    """Refuses to go on where a corpus is no longer the text that the run began with."""
+    path = folder / "corpora.json"
+    try:
+        before = msgspec.json.decode(path.read_bytes(), type=list[Digest])
+    except FileNotFoundError:
+        return
+    except (OSError, msgspec.MsgspecError) as error:
+        raise RecipeError(path, str(error)) from None
+    for digest in corpora:
+        same_name = [old for old in before if old.name == digest.name]
+        if same_name and all(old.sha256 != digest.sha256 for old in same_name):
+            commit = same_name[0].revision
+            hint = f"; name its revision, {commit}, to go on with it" if commit else ""
+            raise RecipeError(path, f"the corpus {digest.name} has changed since the run began{hint}")
 
 
 def _fail(error: Exception, code: int) -> int:

@@ -3,7 +3,8 @@
 A recipe is read in four steps: parse, apply ``--set`` overrides, merge the model preset, convert to the
 structs below. An unknown key, a wrong type or a value out of range is a :class:`RecipeError` naming its path.
 
-Paths of corpora may hold ``${NAME}``, taken from the environment, and are relative to the recipe's folder.
+Paths of corpora may hold ``${NAME}``, taken from the environment, and are relative to the recipe's folder,
+but for addresses (``https://``, ``hf://``).
 They are expanded only for a job that reads them (``expand=True``); the text kept in run folders, and in the
 bundles made from them, names no machine.
 """
@@ -128,6 +129,23 @@ class Train(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     threads: Natural = 0
 
 
+class Augment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[augment]``: what a translator sees beside its sentences; see ``training.augment``."""
+
+    #: share of the pairs shown without final mark, half of these without the first capital too
+    bare: Fraction = 0.0
+    #: share of the pairs in which a name or a number that both sides have is replaced by another
+    substitute: Fraction = 0.0
+    #: names and numbers to copy, one after so many of the pairs
+    copies: Fraction = 0.0
+    #: phrase pairs, found by word alignment, that are kept; 0 = none
+    phrases: Natural = 0
+    #: a phrase pair follows so many of the pairs
+    phrases_rate: Fraction = 0.25
+    #: plain text in which names are looked for
+    names: list[Source] = []
+
+
 class VectorsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[vectors]``: Word2Vec (Mikolov et al. 2013) or FastText, by gensim."""
 
@@ -167,6 +185,7 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     model: ModelConfig | None = None
     train: Train = Train()
     vectors: VectorsConfig | None = None
+    augment: Augment | None = None
     #: what export writes into the manifest; export chooses where absent
     limits: Limits | None = None
     decoding: Decoding | None = None
@@ -233,6 +252,8 @@ def _check(recipe: Recipe, path: str | os.PathLike[str]) -> None:
             raise RecipeError(path, "tokenizer.level must be word for kind vectors")
     elif recipe.model is None:
         raise RecipeError(path, f"[model] is missing: a recipe of kind {recipe.kind} needs it")
+    if recipe.augment is not None and recipe.kind != "translator":
+        raise RecipeError(path, "[augment] is for recipes of kind translator")
     if recipe.kind == "translator":
         if len(recipe.languages) != 2:
             raise RecipeError(path, "languages must be [source, target] for kind translator")
@@ -241,10 +262,11 @@ def _check(recipe: Recipe, path: str | os.PathLike[str]) -> None:
     if not recipe.corpus.sources:
         raise RecipeError(path, "corpus.sources is empty")
     for number, source in enumerate(recipe.corpus.sources):
-        if recipe.kind == "translator" and not set(recipe.languages) <= set(source.columns or ()):
+        if recipe.kind == "translator" and not set(recipe.languages) <= set(source.languages):
             raise RecipeError(
                 path,
-                f"corpus.sources[{number}].columns must hold the recipe's languages {recipe.languages}",
+                f"corpus.sources[{number}].columns must hold the recipe's languages {recipe.languages} "
+                "(of jsonl and parquet: fields)",
             )
 
 
@@ -263,8 +285,13 @@ def _expanded(recipe: Recipe, path: Path) -> Recipe:
                 )
             return os.environ[name]
 
-        resolved = path.parent / _VARIABLE.sub(value, source.path)
-        sources.append(msgspec.structs.replace(source, path=str(resolved)))
+        resolved = _VARIABLE.sub(value, source.path)
+        if "://" not in resolved:
+            resolved = str(path.parent / resolved)
+        try:
+            sources.append(msgspec.structs.replace(source, path=resolved))
+        except ValueError as error:
+            raise RecipeError(path, f"corpus.sources[{number}]: {error}") from None
     corpus = msgspec.structs.replace(recipe.corpus, sources=sources)
     return msgspec.structs.replace(recipe, corpus=corpus)
 

@@ -10,7 +10,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 #: ways in which one word is cut at most: words recur, and cutting them anew each time is slow
-_WAYS = 32
+_WAYS = 8
 
 
 class SubwordDropout:

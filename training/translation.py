@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bundle.manifest import Decoding
 from bundle.tokenizer import Tokenizer
 from training import corpus
+from training.augment import Names, augmented, find_names
 from training.batching import (
     IGNORE,
     NoData,
@@ -25,11 +26,12 @@ from training.batching import (
     pad_pairs,
     translation_chunks,
 )
-from training.config import Recipe
+from training.config import Augment, Recipe
 from training.evaluate import corpus_scores, mean_loss, translation_loss
 from training.generate import translate
 from training.loss import cross_entropy
 from training.models.contract import Model
+from training.phrase_pairs import phrase_pairs
 from training.subwords import SubwordDropout
 
 #: the final evaluation reads so many times more pairs for the loss than those in between
@@ -51,6 +53,7 @@ class TranslationTask:
         self._held_out: list[TranslationBatch] | None = None
         dropout = recipe.train.subword_dropout
         self._dropout = SubwordDropout(tokenizer.to_json(), dropout) if dropout else None
+        self._material: tuple[list[tuple[str, str]], Names] | None = None
         self._stream = self._open(Position())
 
     def next_batch(self) -> TranslationBatch:
@@ -123,14 +126,30 @@ class TranslationTask:
         return self.tokenizer.encode(text) if self._dropout is None else self._dropout.encode(text, random)
 
     def _pairs(self, epoch: int) -> Iterator[tuple[str, str]]:
+        pairs = self._sentences(self.recipe.seed + epoch)
+        wishes = self.recipe.augment
+        if wishes is None:
+            return pairs
+        if self._material is None:
+            self._material = self._find_material(wishes)
+        phrases, names = self._material
+        return augmented(pairs, wishes, phrases=phrases, names=names, seed=(self.recipe.seed, epoch))
+
+    def _sentences(self, seed: int) -> Iterator[tuple[str, str]]:
         share = self.recipe.corpus.held_out
-        return corpus.pairs(
-            self.recipe.corpus.sources,
-            self.languages,
-            held_out=share,
-            split="train" if share else "all",
-            seed=self.recipe.seed + epoch,
-        )
+        split: corpus.Split = "train" if share else "all"
+        sources = self.recipe.corpus.sources
+        return corpus.pairs(sources, self.languages, held_out=share, split=split, seed=seed)
+
+    def _find_material(self, wishes: Augment) -> tuple[list[tuple[str, str]], Names]:
+        """Phrase pairs and names, the same for every epoch and after every resumption."""
+        phrases = []
+        if wishes.phrases:
+            sentences = self._sentences(self.recipe.seed)
+            phrases = phrase_pairs(dict.fromkeys(sentences), self.languages, count=wishes.phrases)
+        translated = [one for one, two in phrases if one != two]
+        lines = corpus.lines(wishes.names, seed=self.recipe.seed) if wishes.names else []
+        return phrases, find_names(lines, translated)
 
     def _read_held_out(self, count: int) -> list[tuple[str, str]]:
         share = self.recipe.corpus.held_out

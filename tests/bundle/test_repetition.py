@@ -1,0 +1,75 @@
+"""The repetition guard, token by token on a real tokenizer."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from bundle.repetition import RepetitionGuard
+from bundle.tokenizer import Tokenizer
+from training.tokenizer import train_tokenizer
+
+TEXTS = ["the red car and the red house", "a chat at the house: 1000 times", "bla bla", "ge rou rouge"] * 5
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    path = tmp_path_factory.mktemp("bpe") / "tokenizer.json"
+    train_tokenizer(TEXTS, path, level="bpe", size=300, translator=True)
+    return Tokenizer.load(path)
+
+
+def follows(tokenizer: Tokenizer, text: str, source: str = "x") -> bool:
+    """Whether the last token of `text` is allowed after the others."""
+    rule = RepetitionGuard(tokenizer).rule(tuple(tokenizer.encode(source)))
+    *before, last = tokenizer.encode(text)
+    mask = rule(before)
+    return mask is None or bool(mask[last])
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed"),
+    [
+        ("red red", True),
+        ("red red red", False),
+        ("the red the red the", False),
+        ("the red the red house", True),
+        ("1000000", True),
+        ("the house ... .", True),
+    ],
+)
+def test_a_third_time_is_not_allowed(tokenizer: Tokenizer, text: str, allowed: bool) -> None:
+    assert follows(tokenizer, text) is allowed
+
+
+def test_what_the_source_repeats_may_be_repeated(tokenizer: Tokenizer) -> None:
+    assert follows(tokenizer, "red red red", source="rouge rouge rouge")
+    assert not follows(tokenizer, "red red red", source="rouge rouge")
+
+
+def test_a_piece_may_come_three_times(tokenizer: Tokenizer) -> None:
+    word, piece = tokenizer.encode("red")[0], next(i for i in range(300) if tokenizer.surface(i) == b"g")
+    guard = RepetitionGuard(tokenizer)
+    assert guard.banned((word, piece, piece)) is None
+    assert guard.banned((word, piece, piece, piece)) == piece
+
+
+def test_no_greedy_walk_repeats(tokenizer: Tokenizer) -> None:
+    """Whatever the model wants, and it always wants the same: no words three times in a row."""
+    guard = RepetitionGuard(tokenizer)
+    rule = guard.rule((1,))
+    words = [id for id in range(tokenizer.size) if tokenizer.surface(id) in (b" red", b" the", b" a")]
+    assert len(words) == 3
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        wish = random.normal(size=tokenizer.size)
+        wish[words] += 20
+        ids: list[int] = []
+        for _ in range(30):
+            mask = rule(ids)
+            ids.append(int(np.where(True if mask is None else mask, wish, -np.inf).argmax()))
+        assert not repeated(tokenizer.decode(ids).split())
+
+
+def repeated(words: Sequence[str]) -> bool:
+    return any(words[i] == words[i + 1] == words[i + 2] for i in range(len(words) - 2))
