@@ -82,6 +82,7 @@ def _network(recipe: Recipe, text: str, folder: Path, resume: bool) -> None:
 
     from bundle.tokenizer import Tokenizer
     from training.checkpoint import TOKENIZER, load_model
+    from training.device import choose
     from training.language import LanguageTask
     from training.loop import Loop
     from training.models import build, count_parameters
@@ -108,7 +109,7 @@ def _network(recipe: Recipe, text: str, folder: Path, resume: bool) -> None:
     tokenizer = Tokenizer.load(folder / TOKENIZER)
     assert recipe.model is not None
     assert recipe.kind != "vectors"
-    model = build(recipe.kind, recipe.model, tokenizer.size)
+    model = build(recipe.kind, recipe.model, tokenizer.size).to(choose(recipe.train.device))
     print(f"{recipe.name}: {count_parameters([model]):,} parameters, {tokenizer.size:,} ids", file=sys.stderr)
     task: LanguageTask | TranslationTask
     task = (

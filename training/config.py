@@ -125,6 +125,8 @@ class Train(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     evaluate_translations: Positive = 500
     #: prompts (or source sentences) whose continuation goes into samples.txt
     samples: list[str] = []
+    #: ``auto`` is CUDA where torch sees it
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     #: CPU threads; 0 = torch's choice
     threads: Natural = 0
 
@@ -166,7 +168,17 @@ class VectorsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     phrases: Natural = 0
     #: vectors for words never seen, from their character n-grams (FastText)
     subwords: bool = False
+    #: characters of an n-gram, the < and > around a word included (subwords)
+    min_n: Positive = 3
+    max_n: Positive = 6
+    #: rows of the table that n-grams are hashed into (subwords); the bundle carries all of them, ``size``
+    #: numbers each. 2 million in the paper
+    bucket: Positive = 200_000
     workers: Positive = 2
+
+    def __post_init__(self) -> None:
+        if self.min_n > self.max_n:
+            raise ValueError(f"min_n must not be above max_n, and {self.min_n} is above {self.max_n}")
 
 
 class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

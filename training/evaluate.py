@@ -12,6 +12,7 @@ from sacrebleu.metrics.chrf import CHRF
 from torch import Tensor, nn
 
 from training.batching import IGNORE, LanguageBatch, TranslationBatch
+from training.device import tensor
 from training.loss import cross_entropy
 
 Batch = TypeVar("Batch", LanguageBatch, TranslationBatch)
@@ -19,15 +20,15 @@ Batch = TypeVar("Batch", LanguageBatch, TranslationBatch)
 
 def language_loss(model: nn.Module, batch: LanguageBatch) -> Tensor:
     """Nats, summed over the batch; every row starts from the zero state."""
-    logits, _ = model(torch.from_numpy(batch.ids))
-    return cross_entropy(logits, torch.from_numpy(batch.targets), ignore=IGNORE)
+    logits, _ = model(tensor(batch.ids, model))
+    return cross_entropy(logits, tensor(batch.targets, model), ignore=IGNORE)
 
 
 def translation_loss(model: nn.Module, batch: TranslationBatch) -> Tensor:
     """Nats, summed over the batch, without smoothing."""
-    source, counts = torch.from_numpy(batch.source), torch.from_numpy(batch.source_counts)
-    logits = model(source, counts, torch.from_numpy(batch.target))
-    return cross_entropy(logits, torch.from_numpy(batch.targets), ignore=IGNORE)
+    source, counts = tensor(batch.source, model), tensor(batch.source_counts, model)
+    logits = model(source, counts, tensor(batch.target, model))
+    return cross_entropy(logits, tensor(batch.targets, model), ignore=IGNORE)
 
 
 def mean_loss(

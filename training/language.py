@@ -7,7 +7,6 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from bundle.tokenizer import Tokenizer
@@ -22,6 +21,7 @@ from training.batching import (
     line_batches,
 )
 from training.config import Recipe
+from training.device import device_of, tensor
 from training.evaluate import language_scores
 from training.generate import complete
 from training.loss import cross_entropy
@@ -52,11 +52,11 @@ class LanguageTask:
 
     def loss(self, batch: LanguageBatch) -> Tensor:
         state = self._continued(batch)
-        logits, after = self.model(torch.from_numpy(batch.ids), state)
+        logits, after = self.model(tensor(batch.ids, self.model), state)
         if self.carried:
             self._state = detached(after)
         smoothing = self.recipe.train.label_smoothing
-        return cross_entropy(logits, torch.from_numpy(batch.targets), smoothing=smoothing, ignore=IGNORE)
+        return cross_entropy(logits, tensor(batch.targets, self.model), smoothing=smoothing, ignore=IGNORE)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         if self._held_out is None:
@@ -87,7 +87,9 @@ class LanguageTask:
 
     def restore(self, state: dict[str, Any]) -> None:
         self._stream = self._open(Position(**state["stream"]))
-        self._state = state["carried"]
+        carried: State | None = state["carried"]
+        here = device_of(self.model)
+        self._state = carried and {name: value.to(here) for name, value in carried.items()}
 
     def _open(self, position: Position) -> Stream[str, LanguageBatch]:
         train = self.recipe.train
@@ -139,5 +141,5 @@ class LanguageTask:
         """The state carried into a batch; rows that begin afresh get zeros."""
         if self._state is None or batch.fresh.all():
             return None
-        keep = torch.from_numpy(~batch.fresh)[:, None]
+        keep = tensor(~batch.fresh, self.model)[:, None]
         return {name: tensor * keep.to(tensor.dtype) for name, tensor in self._state.items()}

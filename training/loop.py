@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from bundle.errors import VoisinError
 from training import checkpoint
 from training.config import Train
+from training.device import device_of
 from training.optimizer import Optimizers
 from training.progress import Metrics, Progress, draw_curves
 
@@ -78,6 +79,7 @@ class Loop:
         self.best = math.inf
         self.stale = 0
         self.evaluated = -1
+        self.device = device_of(task.model)
         self.optimizers = Optimizers(task.model, train)
         self.averaged = copy.deepcopy(task.model).requires_grad_(False) if train.average else None
         self._stop = threading.Event()
@@ -144,7 +146,7 @@ class Loop:
         self.task.model.train()
         total = 0.0
         for batch in batches:
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.train.precision == "bf16"):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.train.precision == "bf16"):
                 loss = self.task.loss(batch)
             (loss / count).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
@@ -173,6 +175,8 @@ class Loop:
             self.evaluated = state["evaluated"]
             self.task.restore(state["position"])
             torch.set_rng_state(state["rng"])
+            if self.device.type == "cuda" and state.get("rng_cuda") is not None:
+                torch.cuda.set_rng_state(state["rng_cuda"])
         except (KeyError, ValueError, RuntimeError) as error:
             raise checkpoint.CheckpointError(place, f"does not fit the recipe: {error}") from error
 
@@ -209,6 +213,7 @@ class Loop:
             "optimizer": self.optimizers.state_dict(),
             "scheduler": {"elapsed": self.elapsed},
             "rng": torch.get_rng_state(),
+            "rng_cuda": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
             "position": self.task.state(),
             "best": self.best,
             "stale": self.stale,

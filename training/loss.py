@@ -21,7 +21,7 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, targets: Tensor, smoothing: float, ignore: int) -> Tensor:
         wanted = ctx.needs_input_grad[0]
         gradient = torch.empty_like(logits) if wanted else None
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device=logits.device)
         real = targets != ignore
         safe = targets.clamp(min=0)[:, None]
         vocab = logits.shape[1]

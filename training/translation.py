@@ -8,7 +8,6 @@ from itertools import islice
 from typing import Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from bundle.manifest import Decoding
@@ -27,6 +26,7 @@ from training.batching import (
     translation_chunks,
 )
 from training.config import Augment, Recipe
+from training.device import tensor
 from training.evaluate import corpus_scores, mean_loss, translation_loss
 from training.generate import translate
 from training.loss import cross_entropy
@@ -60,10 +60,10 @@ class TranslationTask:
         return next(self._stream)
 
     def loss(self, batch: TranslationBatch) -> Tensor:
-        source, counts = torch.from_numpy(batch.source), torch.from_numpy(batch.source_counts)
-        logits = self.model(source, counts, torch.from_numpy(batch.target))
+        source, counts = tensor(batch.source, self.model), tensor(batch.source_counts, self.model)
+        logits = self.model(source, counts, tensor(batch.target, self.model))
         smoothing = self.recipe.train.label_smoothing
-        return cross_entropy(logits, torch.from_numpy(batch.targets), smoothing=smoothing, ignore=IGNORE)
+        return cross_entropy(logits, tensor(batch.targets, self.model), smoothing=smoothing, ignore=IGNORE)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         if self._held_out is None:
