@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from bundle.errors import BundleError
 
-FORMAT = 1
-READABLE = (FORMAT,)  # the current number and, once there is one, the previous
+FORMAT = 2
+READABLE = (FORMAT, FORMAT - 1)  # the current number and the previous
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 SCORES = "scores.json"
@@ -66,13 +67,14 @@ class FileRecord(Record, frozen=True, kw_only=True):
     size: int
 
 
-class Corpus(Record, frozen=True, kw_only=True):
-    """One source of the training text."""
+class Corpus(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """One source of the training text; of one from the Hugging Face hub, with the commit that was read."""
 
     name: str
     licence: str
     attribution: str
     sha256: str
+    revision: str = ""
 
 
 class Provenance(Record, frozen=True, kw_only=True):
@@ -107,6 +109,15 @@ class Golden(Record, frozen=True, kw_only=True):
     scores: list[float]
 
 
+class Subwords(Record, frozen=True, kw_only=True):
+    """How words that were never seen are composed: their n-grams of ``min_n`` to ``max_n`` characters, hashed
+    into ``bucket`` rows (see ``bundle/ngrams.py``)."""
+
+    min_n: int
+    max_n: int
+    bucket: int
+
+
 class Manifest(Record, frozen=True, kw_only=True):
     """The facts that travel with a model; see ``docs/bundle-format.md``."""
 
@@ -120,6 +131,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     limits: Limits
     decoding: Decoding
     precision: Precision
+    subwords: Subwords | UnsetType = UNSET
     files: dict[str, FileRecord]
     revision: str
     provenance: Provenance
@@ -128,9 +140,16 @@ class Manifest(Record, frozen=True, kw_only=True):
     tolerance: dict[str, float] = {}
 
 
+def least_format(manifest: Manifest) -> int:
+    """The lowest format that can say what this manifest says: what export writes, so that older readers open
+    a bundle that uses nothing new."""
+    later = manifest.subwords is not UNSET or any(each.revision for each in manifest.provenance.corpora)
+    return 2 if later else 1
+
+
 def compute_revision(manifest: Manifest) -> str:
     """First 12 hexadecimal digits of the sha256 of everything that decides an answer."""
-    deciding = {
+    deciding: dict[str, Any] = {
         "kind": manifest.kind,
         "level": manifest.level,
         "languages": manifest.languages,
@@ -140,6 +159,8 @@ def compute_revision(manifest: Manifest) -> str:
         "precision": manifest.precision,
         "files": {name: record.sha256 for name, record in manifest.files.items()},
     }
+    if manifest.subwords is not UNSET:
+        deciding["subwords"] = manifest.subwords
     return hashlib.sha256(msgspec.json.encode(deciding, order="sorted")).hexdigest()[:12]
 
 
@@ -183,6 +204,13 @@ def _check(path: Path, manifest: Manifest) -> None:
     for name in manifest.files:
         if Path(name).name != name or name in {"", ".", "..", MANIFEST}:
             raise BundleError(path, f"files: {name!r} is not a file beside the manifest")
+    if manifest.format < least_format(manifest):
+        raise BundleError(path, f"says what format {manifest.format} has no word for")
+    subwords = manifest.subwords
+    if subwords is not UNSET and (
+        manifest.kind != "vectors" or not 1 <= subwords.min_n <= subwords.max_n or subwords.bucket < 1
+    ):
+        raise BundleError(path, f"subwords: {subwords} makes no sense for kind {manifest.kind}")
     expected = compute_revision(manifest)
     if manifest.revision != expected:
         raise BundleError(path, f"revision {manifest.revision!r} does not match its contents ({expected})")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from bundle.manifest import Decoding, Limits
+from msgspec import UNSET, UnsetType
+
+from bundle.manifest import Decoding, Limits, Subwords
 from training.config import Recipe
 
 PROMPT_TOKENS = 1024
@@ -44,6 +46,14 @@ def positions(recipe: Recipe) -> str:
     """How a Transformer is told the places of tokens."""
     assert recipe.model is not None
     return recipe.model.positions or ("learned" if recipe.kind == "language" else "sinusoidal")
+
+
+def subwords(recipe: Recipe) -> Subwords | UnsetType:
+    """How words never seen are composed, where the recipe trains their n-grams."""
+    config = recipe.vectors
+    if config is None or not config.subwords:
+        return UNSET
+    return Subwords(min_n=config.min_n, max_n=config.max_n, bucket=config.bucket)
 
 
 def decoding(recipe: Recipe, bounds: Limits) -> Decoding:

@@ -39,6 +39,8 @@ def golden(model: Vectors | Language | Translator, wishes: Sequence[str]) -> lis
         words = [word for word in (*wishes, *WORDS.get(language, ())) if word in model][:COUNT]
         # any vocabulary has its most frequent words
         words = words or [word for word in model.tokenizer.words() if word in model][:COUNT]
+        # where words never seen are composed, one of them: two words run together
+        words += [word for word in ["".join(words[:2])] if model.composes(word)]
         found = [_neighbours(model, word) for word in words]
     elif isinstance(model, Translator):
         found = [_translation(model, text) for text in _spelt(model, (*wishes, *SENTENCES.get(language, ())))]

@@ -30,6 +30,7 @@ from bundle.manifest import (
     Provenance,
     compute_revision,
     encode,
+    least_format,
 )
 from export import ExportError
 
@@ -174,7 +175,7 @@ def finished(manifest: Manifest, folder: Path) -> Manifest:
     for name in (*GRAPHS[manifest.kind], TOKENIZER):
         if name not in recorded:
             raise ExportError(f"{name} is missing from the staged bundle")
-    manifest = msgspec.structs.replace(manifest, files=recorded)
+    manifest = msgspec.structs.replace(manifest, files=recorded, format=least_format(manifest))
     return msgspec.structs.replace(manifest, revision=compute_revision(manifest))
 
 

@@ -21,7 +21,7 @@ from bundle.tokenizer import Tokenizer
 from bundle.vectors import Vectors
 from export import ExportError, pack
 from export.card import write_card
-from export.defaults import decoding, limits
+from export.defaults import decoding, limits, subwords
 from export.golden import golden
 from export.lower import lower
 from export.quantize import round_weights
@@ -32,7 +32,7 @@ from export.verify_vectors import verify_vectors
 from training.checkpoint import RECIPE, load_model
 from training.config import Recipe, encode_recipe, load_recipe
 from training.models import Model, count_parameters
-from training.word2vec import load_run
+from training.word2vec import load_ngrams, load_run
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
@@ -95,6 +95,7 @@ def export_run(
             limits=bounds,
             decoding=decoding(recipe, bounds),
             precision=precision,
+            subwords=subwords(recipe),
             files={},
             revision="",
             provenance=pack.provenance(
@@ -198,13 +199,13 @@ def sample_prompts(recipe: Recipe, tokenizer: Tokenizer, manifest: Manifest) -> 
 def _vectors(run: Path, precision: Precision) -> Candidate:
     """Word vectors."""
     words, matrix, _ = load_run(run)
+    ngrams = load_ngrams(run)
 
     def verify(folder: Path, manifest: Manifest) -> dict[str, Check]:
         pack.write_manifest(folder, manifest)
         model = open_bundle(folder, check=False)
         assert isinstance(model, Vectors)
-        return verify_vectors(model, words, matrix, precision)
+        return verify_vectors(model, words, matrix, precision, ngrams=ngrams)
 
-    return Candidate(
-        lower_vectors(matrix, precision), int(np.any(matrix, axis=1).sum()) * matrix.shape[1], verify
-    )
+    rows = int(np.any(matrix, axis=1).sum()) + (0 if ngrams is None else len(ngrams))
+    return Candidate(lower_vectors(matrix, precision, ngrams), rows * matrix.shape[1], verify)

@@ -3,9 +3,14 @@
 The table is stored once, its rows of unit length, and serves both the gather and the scan. Stored as int8 or
 fp16 it is widened by the runtime when the graph is opened, so that answers come from fp32 arithmetic whatever
 the precision of the file.
+
+Words never seen are sums of n-grams (Bojanowski et al. 2017), whose rows lie in a table of their own: only
+the rows that are gathered are widened.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,20 +31,34 @@ _NO_WORD = np.float32(-4.0)
 _LEAST = np.float32(1e-12)
 
 
-def lower_vectors(vectors: Matrix, precision: Precision = "fp32") -> dict[str, onnx.ModelProto]:
+def lower_vectors(
+    vectors: Matrix, precision: Precision = "fp32", ngrams: Matrix | None = None
+) -> dict[str, onnx.ModelProto]:
     """The graph of docs/bundle-format.md, "Vectors", for float vectors [vocab, hidden] of any length.
+
+    ngrams: float [bucket, hidden], of which a word never seen is the sum; None leaves such words out.
 
     Rows of zeros (special tokens, padding) are no words: they add nothing to a query and rank last. `topn`
     beyond the vocabulary gives the whole vocabulary.
 
-    Raises: ValueError for anything but a matrix of finite numbers.
+    Raises: ValueError for anything but matrices of finite numbers, equally wide.
     """
-    vectors = np.asarray(vectors, np.float32)
-    if vectors.ndim != 2 or not vectors.size or not np.isfinite(vectors).all():
-        raise ValueError(f"vectors must be a matrix of finite numbers, not of shape {vectors.shape}")
+    vectors = _matrix(vectors, "vectors")
     vocab, hidden = vectors.shape
     unit = unit_rows(vectors)
     initializers, nodes = _table(unit, precision)
+    words = "terms" if ngrams is None else "seen"
+    nodes.append(helper.make_node("Gather", ["table", "ids"], [words], axis=0))
+    inputs = [
+        helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "terms"]),
+        helper.make_tensor_value_info("weights", TensorProto.FLOAT, ["batch", "terms"]),
+        helper.make_tensor_value_info("topn", TensorProto.INT64, [1]),
+    ]
+    if ngrams is not None:
+        stored, composing = _composed(_matrix(ngrams, "ngrams", hidden), precision)
+        initializers += stored
+        nodes += [*composing, helper.make_node("Add", ["seen", "composed"], ["terms"])]
+        inputs.append(helper.make_tensor_value_info("ngrams", TensorProto.INT64, ["batch", "terms", "grams"]))
     constants = {
         "places": np.where(unit.any(1), np.float32(0), _NO_WORD),
         "least": _LEAST,
@@ -49,7 +68,6 @@ def lower_vectors(vectors: Matrix, precision: Precision = "fp32") -> dict[str, o
     }
     initializers += [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
     nodes += [
-        helper.make_node("Gather", ["table", "ids"], ["terms"], axis=0),
         helper.make_node("Unsqueeze", ["weights", "last_axis"], ["factors"]),
         helper.make_node("Mul", ["terms", "factors"], ["weighted"]),
         helper.make_node("ReduceSum", ["weighted", "terms_axis"], ["sum"], keepdims=0),
@@ -63,11 +81,7 @@ def lower_vectors(vectors: Matrix, precision: Precision = "fp32") -> dict[str, o
     graph = helper.make_graph(
         nodes,
         "vectors",
-        [
-            helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "terms"]),
-            helper.make_tensor_value_info("weights", TensorProto.FLOAT, ["batch", "terms"]),
-            helper.make_tensor_value_info("topn", TensorProto.INT64, [1]),
-        ],
+        inputs,
         [
             helper.make_tensor_value_info("query", TensorProto.FLOAT, ["batch", hidden]),
             helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", "topn"]),
@@ -115,3 +129,54 @@ def _table(unit: Matrix, precision: Precision) -> tuple[list[onnx.TensorProto], 
     whole, scales = quantized_rows(unit)
     stored = [numpy_helper.from_array(whole, "table_int8"), numpy_helper.from_array(scales, "scales")]
     return stored, [helper.make_node("DequantizeLinear", ["table_int8", "scales"], ["table"], axis=0)]
+
+
+def _composed(ngrams: Matrix, precision: Precision) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
+    """The float32 tensor `composed` [batch, terms, hidden]: the sum of a term's n-grams as a unit vector.
+
+    Unlike the words' table this one is never scanned, so it stays in memory as it is stored. Its last row is
+    zeros: the row -1, which pads. A term without n-grams is zeros.
+    """
+    padded = np.pad(ngrams, ((0, 1), (0, 0)))
+    rows = "gathered"
+    stored: dict[str, npt.NDArray[Any]]
+    if precision == "int8":
+        lengths = np.linalg.norm(padded.astype(np.float64), axis=1)
+        whole, scales = quantized_rows(unit_rows(padded))
+        stored = {"ngram_table_int8": whole, "ngram_scales": (scales * lengths).astype(np.float32)}
+        nodes = [
+            helper.make_node("Gather", ["ngram_table_int8", "ngrams"], ["gathered_int8"], axis=0),
+            helper.make_node("Cast", ["gathered_int8"], ["whole"], to=TensorProto.FLOAT),
+            helper.make_node("Gather", ["ngram_scales", "ngrams"], ["gathered_scales"], axis=0),
+            helper.make_node("Unsqueeze", ["gathered_scales", "last_axis"], ["row_scales"]),
+            helper.make_node("Mul", ["whole", "row_scales"], [rows]),
+        ]
+    elif precision == "fp16":
+        stored = {"ngram_table_fp16": padded.astype(np.float16)}
+        nodes = [
+            helper.make_node("Gather", ["ngram_table_fp16", "ngrams"], ["gathered_fp16"], axis=0),
+            helper.make_node("Cast", ["gathered_fp16"], [rows], to=TensorProto.FLOAT),
+        ]
+    else:
+        stored = {"ngram_table": padded}
+        nodes = [helper.make_node("Gather", ["ngram_table", "ngrams"], [rows], axis=0)]
+    nodes += [
+        # A running sum adds in order, so that zeros behind a term's n-grams change no bit of it; ReduceSum
+        # adds in groups that depend on how many there are, which the longest word of a batch decides.
+        helper.make_node("CumSum", [rows, "grams_axis"], ["running"]),
+        helper.make_node("Gather", ["running", "last"], ["ngram_sum"], axis=2),
+        helper.make_node("ReduceL2", ["ngram_sum", "last_axis"], ["ngram_length"], keepdims=1),
+        helper.make_node("Max", ["ngram_length", "least"], ["ngram_divisor"]),
+        helper.make_node("Div", ["ngram_sum", "ngram_divisor"], ["composed"]),
+    ]
+    stored |= {"grams_axis": np.array(2, np.int64), "last": np.array(-1, np.int64)}
+    return [numpy_helper.from_array(array, name) for name, array in stored.items()], nodes
+
+
+def _matrix(array: Matrix, name: str, width: int = 0) -> Matrix:
+    matrix = np.asarray(array, np.float32)
+    if matrix.ndim != 2 or not matrix.size or not np.isfinite(matrix).all():
+        raise ValueError(f"{name} must be a matrix of finite numbers, not of shape {matrix.shape}")
+    if width and matrix.shape[1] != width:
+        raise ValueError(f"{name} are {matrix.shape[1]} wide and the vectors {width}")
+    return matrix

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from gensim.models import KeyedVectors
+from gensim.models.fasttext import FastTextKeyedVectors
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from bundle.errors import UnknownWord
@@ -17,6 +19,9 @@ from export import ExportError
 TOPN = 10
 WORDS = 200
 ANALOGIES = 50
+UNSEEN = 100
+TIE = 1e-6
+"""Cosines so near each other that the order of additions decides which is larger."""
 
 Neighbours = list[tuple[str, float]]
 
@@ -41,20 +46,29 @@ BOUNDS: Mapping[str, Bounds] = {
 
 
 def verify_vectors(
-    model: Vectors, words: Sequence[str], matrix: NDArray[np.float32], precision: str, *, seed: int = 0
+    model: Vectors,
+    words: Sequence[str],
+    matrix: NDArray[np.float32],
+    precision: str,
+    *,
+    ngrams: NDArray[np.float32] | None = None,
+    seed: int = 0,
 ) -> dict[str, Check]:
     """The checks against gensim's KeyedVectors over the trained vectors.
 
     words, matrix: tokens by id and their vectors float32 [vocab, hidden]; rows of zeros are no words.
+    ngrams: float32 [bucket, hidden] where words never seen are composed, which is checked then too.
     Raises ExportError where the bundle does not know a word that was trained.
     """
     bounds = BOUNDS[precision]
     rows = np.flatnonzero(np.any(matrix, axis=1))
-    trained = KeyedVectors(matrix.shape[1])
-    trained.add_vectors([words[int(row)] for row in rows], matrix[rows])
+    known = [words[int(row)] for row in rows]
+    trained = _trained(model, known, matrix[rows], ngrams)
     rng = np.random.default_rng(seed)
     wrong, missed, asked, widest = 0, 0, 0, 0.0
-    queries = _queries([words[int(row)] for row in rows], rng)
+    queries = _queries(known, rng)
+    if ngrams is not None:
+        queries += _unseen(model, known, rng)
     for positive, negative in queries:
         want = trained.most_similar(positive=positive, negative=negative, topn=TOPN)
         try:
@@ -62,7 +76,7 @@ def verify_vectors(
         except UnknownWord as error:
             raise ExportError(f"the bundle does not know {error.word!r}, which was trained") from error
         wrong += not same_ranking(got, want, bounds.cosines)
-        missed += len({word for word, _ in want} - {word for word, _ in got})
+        missed += len(missing(got, want))
         asked += len(want)
         cosines = dict(want)
         widest = max([widest, *(abs(score - cosines[word]) for word, score in got if word in cosines)])
@@ -75,11 +89,38 @@ def verify_vectors(
     return checks
 
 
+def _trained(
+    model: Vectors,
+    words: Sequence[str],
+    vectors: NDArray[np.float32],
+    ngrams: NDArray[np.float32] | None,
+) -> KeyedVectors:
+    """gensim's own object over the trained rows."""
+    subwords = model.manifest.subwords
+    if ngrams is None or subwords is UNSET:
+        if (ngrams is None) != (subwords is UNSET):
+            raise ExportError("the n-grams that were trained and the subwords of the manifest do not agree")
+        trained = KeyedVectors(vectors.shape[1])
+        trained.add_vectors(words, vectors)
+        return trained
+    trained = FastTextKeyedVectors(vectors.shape[1], subwords.min_n, subwords.max_n, subwords.bucket)
+    trained.add_vectors(words, vectors)
+    trained.vectors_ngrams = ngrams
+    return trained
+
+
 def same_ranking(got: Neighbours, want: Neighbours, tie: float) -> bool:
     """Whether both name the same words in the same order; words whose cosines are within `tie` may swap."""
     if len(got) != len(want):
         return False
     return all(a == b or abs(one - two) <= tie for (a, one), (b, two) in zip(got, want, strict=True))
+
+
+def missing(got: Neighbours, want: Neighbours) -> set[str]:
+    """What of `want` is not in `got`, but for words that tie for the last place."""
+    found = {word for word, _ in got}
+    last = min((score for _, score in got), default=-1.0)
+    return {word for word, score in want if word not in found and score > last + TIE}
 
 
 def _queries(words: Sequence[str], rng: np.random.Generator) -> list[tuple[list[str], list[str]]]:
@@ -94,3 +135,21 @@ def _queries(words: Sequence[str], rng: np.random.Generator) -> list[tuple[list[
             a, b, c = (words[i] for i in rng.choice(len(words), size=3, replace=False))
             queries.append(([a, c], [b]))
     return queries
+
+
+def _unseen(
+    model: Vectors, words: Sequence[str], rng: np.random.Generator
+) -> list[tuple[list[str], list[str]]]:
+    """Words that the vocabulary lacks, made of those it has: a letter doubled, one dropped, two words joined.
+    Then some of them in analogies with known words."""
+    made: list[str] = []
+    for _ in range(UNSEEN):
+        one, two = (words[i] for i in rng.choice(len(words), size=2))
+        place = int(rng.integers(len(one)))
+        letter = one[place]
+        made += [one[:place] + letter + one[place:], one[:place] + one[place + 1 :], one + two]
+    unseen = [word for word in dict.fromkeys(made) if word.strip("_") == word and model.composes(word)]
+    # another spelling of what is normalised would not be gensim's word
+    unseen = [word for word in unseen if model.key(word) == word][:UNSEEN]
+    queries: list[tuple[list[str], list[str]]] = [([word], []) for word in unseen]
+    return queries + [([word, words[0]], [words[-1]]) for word in unseen[: UNSEEN // 5]]

@@ -53,11 +53,13 @@ class Neighbour(Struct):
 
 
 class SimilarAnswer(Struct, kw_only=True):
-    """`word` echoes a GET, `positive` and `negative` a POST."""
+    """`word` echoes a GET, `positive` and `negative` a POST. `seen` is there, and false, where a word of the
+    query was never seen in training and its vector comes from its character n-grams."""
 
     word: str | UnsetType = UNSET
     positive: list[str] | UnsetType = UNSET
     negative: list[str] | UnsetType = UNSET
+    seen: bool | UnsetType = UNSET
     neighbours: msgspec.Raw
     model: ModelName
 

@@ -13,7 +13,7 @@ from typing import Any
 
 PREFIX = "VOISIN_"
 # Other rooms' variables that may stand in the same environment.
-_FOREIGN = frozenset({"VOISIN_DATA", "VOISIN_REQUIRE_ALL", "VOISIN_IMAGE_BUILDER"})
+_FOREIGN = frozenset({"VOISIN_DATA", "VOISIN_CORPORA", "VOISIN_REQUIRE_ALL", "VOISIN_IMAGE_BUILDER"})
 # Kubernetes injects these shapes for every Service it knows (a Service named voisin-redis gives
 # VOISIN_REDIS_PORT=tcp://...): nobody wrote them, so nobody is told off for them.
 _INJECTED = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$")

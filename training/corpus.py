@@ -1,59 +1,70 @@
-"""Corpora as streams: local text and TSV files, compressed or not, read line by line and never held whole.
+"""Corpora as streams of lines or pairs, read as they come and never held whole.
 
-Several sources are mixed the way their weights say, every source ending at about the same time, and the same
-seed gives the same order. What is held out is decided by a hash of the text itself, so that the split
-survives a change of files, of order and of direction, and no variant in case, spacing or punctuation of a
-training sentence is in the test.
+A source is a file, a glob, an address on the web or a name on the Hugging Face hub. Several are mixed the way
+their weights say, all of them ending at about the same time, and the same seed gives the same order. What is
+held out is decided by a hash of the text itself, so that the split survives a change of files, of order and
+of direction, and no variant in case, spacing or punctuation of a training sentence is in the test.
 """
 
 from __future__ import annotations
 
-import bz2
 import glob
-import gzip
 import hashlib
 import heapq
-import io
-import lzma
 import math
 import os
 import random
 import re
 import unicodedata
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, Literal, TypeVar, cast
+from typing import Literal, TypeVar
 
 import msgspec
 
-from bundle.errors import VoisinError
+from training import download, hub
+from training.readers import Record, read_lines, records, volume
+from training.shards import CorpusError, LocalShard, Shard
+
+__all__ = [
+    "CorpusError",
+    "Digest",
+    "Source",
+    "Split",
+    "digests",
+    "expand",
+    "files",
+    "is_held_out",
+    "lines",
+    "normal_form",
+    "pairs",
+    "read_lines",
+    "shuffled",
+    "split_of",
+]
 
 Split = Literal["train", "development", "test", "held_out", "all"]
 """Of what is held out one half is for choosing among models (development), the other for scores (test)."""
 Item = TypeVar("Item")
 
-_COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
-# Text per byte of a compressed file. Only used to pace the mixing, where a rough figure is enough.
-_RATIO = 3.5
-
-
-class CorpusError(VoisinError):
-    """A corpus that cannot be read as the recipe says. The message begins with the file (and the line)."""
-
-    def __init__(self, place: str | Path, reason: str) -> None:
-        super().__init__(f"{place}: {reason}")
-        self.place = str(place)
-        self.reason = reason
+_WEB = ("http://", "https://")
+_OPEN = 64  # files of one source that are read side by side
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One corpus of a recipe.
 
-    path: a file or a glob; `${VAR}` is taken from the environment. `.gz .xz .bz2 .zst` are decompressed.
+    path: a file or a glob; an http(s) address; or `hf://datasets/OWNER/NAME@REVISION/PATTERN` on the Hugging
+        Face hub (see training/hub.py for what may be left out). `${VAR}` is taken from the environment.
+        `.jsonl .ndjson .json` are JSON Lines, `.parquet` is parquet, anything else is text or TSV;
+        `.gz .xz .bz2 .zst` are decompressed.
     weight: how often an epoch sees the source: 2.0 is twice, 0.5 a half chosen by hash.
     limit: only the first so many lines, taken evenly from its files; 0 is all of them.
     columns: empty for plain text; for TSV the name of every column (a language, or "-" for one not used).
+    fields: of JSON Lines and parquet, the field that holds each language, `translation.en` within another;
+        empty is a text of one language in the field `text`.
+    sha256: hexadecimal, of what lies at an http(s) address; needed there and nowhere else.
     """
 
     path: str
@@ -63,6 +74,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     weight: float = 1.0
     limit: int = 0
     columns: tuple[str, ...] = ()
+    fields: dict[str, str] = {}
+    sha256: str = ""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight > 0):
@@ -72,15 +85,30 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         named = [column for column in self.columns if column != "-"]
         if len(named) != len(set(named)) or (self.columns and not named):
             raise ValueError(f"columns must name each language once, not {list(self.columns)}")
+        if not all(language and field for language, field in self.fields.items()):
+            raise ValueError(f"fields must give each language its field, not {self.fields}")
+        if self.columns and self.fields:
+            raise ValueError("columns are those of a tsv, fields those of jsonl and parquet: not both")
+        if "${" not in self.path and (reason := _unfit(self.path, self.sha256)):
+            raise ValueError(reason)
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """What each text of a record is, "-" for one not used; empty for plain text."""
+        return tuple(self.fields) or self.columns
 
 
-class Digest(msgspec.Struct, frozen=True):
-    """What the run folder keeps of a source: where the text came from and the sha256 of its files."""
+class Digest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the run folder keeps of a source: where the text came from and the sha256 of its files.
+
+    revision: of a corpus on the hub, the commit that was read.
+    """
 
     name: str
     licence: str
     attribution: str
     sha256: str
+    revision: str = ""
 
 
 def expand(path: str) -> str:
@@ -96,32 +124,69 @@ def expand(path: str) -> str:
 
 
 def files(source: Source) -> list[Path]:
-    """The files of a source, sorted. Raises CorpusError when there is none."""
-    pattern = expand(source.path)
-    found = sorted(Path(name) for name in glob.glob(pattern, recursive=True) if os.path.isfile(name))
-    if not found and os.path.isfile(pattern):  # a name that holds a [ or a *
-        found = [Path(pattern)]
+    """The files of a source on this machine, sorted; what lies on the web is fetched.
+
+    Raises: CorpusError when there is none, or the source lies on the hub, where it is read.
+    """
+    place = _place(source)
+    if place.startswith(hub.SCHEME):
+        raise CorpusError(place, f"source {source.name} has no files on this machine")
+    if place.startswith(_WEB):
+        return [download.fetch(place, source.sha256)]
+    found = sorted(Path(name) for name in glob.glob(place, recursive=True) if os.path.isfile(name))
+    if not found and os.path.isfile(place):  # a name that holds a [ or a *
+        found = [Path(place)]
     if not found:
-        raise CorpusError(pattern, f"no such file (source {source.name})")
+        raise CorpusError(place, f"no such file (source {source.name})")
     return found
 
 
 def digests(sources: Iterable[Source]) -> list[Digest]:
     """Provenance of every source. The files are hashed as they lie, compressed: several files of one source
-    are the sha256 of the lines `sha256  file name`."""
+    are the sha256 of the lines `sha256  file name`. Of files on the hub their path stands for the name, and
+    the hub says their sha256 (for a small file that git itself holds, the id of its blob)."""
     out = []
     for source in sources:
-        hashes = []
-        for path in files(source):
-            with path.open("rb") as file:
-                hashes.append((hashlib.file_digest(file, "sha256").hexdigest(), path.name))
-        if len(hashes) == 1:
-            digest = hashes[0][0]
-        else:
-            listing = "".join(f"{one}  {name}\n" for one, name in hashes)
+        revision, shards = _shards(source)
+        hashes = [shard.digest() for shard in shards]
+        digest = hashes[0]
+        if len(hashes) > 1:
+            names = [
+                shard.path.name if isinstance(shard, LocalShard) else shard.name.partition(revision + "/")[2]
+                for shard in shards
+            ]
+            listing = "".join(f"{one}  {name}\n" for one, name in zip(hashes, names, strict=True))
             digest = hashlib.sha256(listing.encode()).hexdigest()
-        out.append(Digest(source.name, source.licence, source.attribution, digest))
+        out.append(Digest(source.name, source.licence, source.attribution, digest, revision))
     return out
+
+
+def _unfit(path: str, sha256: str) -> str:
+    """What is wrong with a place, in words; empty where nothing is."""
+    scheme, separator, _ = path.partition("://")
+    if separator and scheme not in ("http", "https", "hf"):
+        return f"{scheme}:// is not read: only files, http(s):// and hf://"
+    if path.startswith(_WEB):
+        if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            return "an address needs the sha256 (64 hexadecimal digits, lower case) of what lies there"
+    elif sha256:
+        return "sha256 is for http(s) addresses; the files of a corpus are hashed when a job begins"
+    return ""
+
+
+def _place(source: Source) -> str:
+    place = expand(source.path)
+    if reason := _unfit(place, source.sha256):
+        raise CorpusError(place, f"{reason} (source {source.name})")
+    return place
+
+
+def _shards(source: Source) -> tuple[str, Sequence[Shard]]:
+    """The files of a source wherever they lie, sorted; on the hub with the commit they are of."""
+    place = _place(source)
+    if place.startswith(hub.SCHEME):
+        return hub.find(place)
+    return "", [LocalShard(path) for path in files(source)]
 
 
 def normal_form(text: str) -> str:
@@ -153,15 +218,15 @@ def lines(
 ) -> Iterator[str]:
     """The lines of all sources, mixed by weight; empty lines are dropped and edges stripped.
 
-    Of a TSV source only the column `language` is read (it may be left out where one column is named), and its
-    English column, if there is one, decides what is held out: models of one language then hold out the same
-    sentences as the translators.
+    Of a source with several languages only `language` is taken (it may be left out where one is named), and
+    its English side, if there is one, decides what is held out: models of one language then hold out the
+    same sentences as the translators.
 
     Raises: CorpusError.
     """
     readers = [(source, _column(source, language)) for source in sources]
     keys = {
-        id(source): source.columns.index("en") if "en" in source.columns else column
+        id(source): source.languages.index("en") if "en" in source.languages else column
         for source, column in readers
     }
     columns = {id(source): column for source, column in readers}
@@ -188,14 +253,15 @@ def pairs(
     places = {}
     for source in sources:
         for language in languages:
-            if language not in source.columns:
+            if language not in source.languages:
                 raise CorpusError(source.path, f"source {source.name} has no column {language!r}")
-        first, second = (source.columns.index(language) for language in languages)
-        places[id(source)] = (first, second, source.columns.index("en") if "en" in source.columns else None)
+        first, second = (source.languages.index(language) for language in languages)
+        key = source.languages.index("en") if "en" in source.languages else min(first, second)
+        places[id(source)] = (first, second, key)
     for source, fields in _mixed(sources, seed):
         first, second, key = places[id(source)]
         one, two = fields[first].strip(), fields[second].strip()
-        if one and two and _kept(fields[min(first, second) if key is None else key], held_out, split):
+        if one and two and _kept(fields[key], held_out, split):
             yield one, two
 
 
@@ -229,153 +295,65 @@ def _uniform(text: str, salt: bytes = b"") -> float:
 
 
 def _column(source: Source, language: str) -> int:
-    if not source.columns:
+    if not source.languages:
         return 0
-    named = [column for column in source.columns if column != "-"]
+    named = [each for each in source.languages if each != "-"]
     if language in named:
-        return source.columns.index(language)
+        return source.languages.index(language)
     if len(named) == 1 and not language:
-        return source.columns.index(named[0])
+        return source.languages.index(named[0])
     raise CorpusError(source.path, f"source {source.name} has the columns {named}, not {language!r}")
 
 
 def _mixed(sources: Sequence[Source], seed: int) -> Iterator[tuple[Source, list[str]]]:
-    """Records of every file of every source, always from the file that is least far along."""
-    streams: list[tuple[Source, int, float, Iterator[list[str]]]] = []
+    """Records of every file of every source, always from the stream that is least far along.
+
+    Each file is a stream of its own; of a source of more than 64, files are read one after the other in 64.
+    """
+    streams: list[tuple[Source, int, float, Iterator[Record]]] = []
     for source in sources:
-        paths = files(source)
-        for index, path in enumerate(paths):
-            limit = source.limit // len(paths) + (index < source.limit % len(paths))
-            if source.limit and not limit:
-                continue
-            volume = source.weight * path.stat().st_size * (_RATIO if path.suffix in _COMPRESSED else 1.0)
-            streams.append((source, limit, volume, _passes(source, path, limit, seed)))
+        _, shards = _shards(source)
+        parts = [
+            (shard, source.limit // len(shards) + (index < source.limit % len(shards)))
+            for index, shard in enumerate(shards)
+        ]
+        parts = [(shard, limit) for shard, limit in parts if limit or not source.limit]
+        for start in range(min(_OPEN, len(parts))):
+            row = parts[start::_OPEN]
+            total = source.weight * sum(volume(shard) for shard, _ in row)
+            passes = chain.from_iterable(_passes(source, shard, limit, seed) for shard, limit in row)
+            streams.append((source, sum(limit for _, limit in row), total, passes))
     random.Random(seed).shuffle(streams)
-    heap = [(0.0, order, 0, 0) for order in range(len(streams))]  # progress, stream, characters, records
+    heap = [(0.0, order, 0.0, 0) for order in range(len(streams))]  # progress, stream, share, records
     while heap:
-        _, order, characters, records = heap[0]
-        source, limit, volume, stream = streams[order]
+        _, order, done, count = heap[0]
+        source, limit, total, stream = streams[order]
         record = next(stream, None)
         if record is None:
             heapq.heappop(heap)
             continue
-        characters += sum(map(len, record)) + len(record)
-        records += 1
-        progress = characters / volume if volume else 1.0
+        texts, share = record
+        done += share
+        count += 1
+        progress = done / total if total else 1.0
         if limit:
-            progress = max(progress, records / (limit * source.weight))
-        heapq.heapreplace(heap, (progress, order, characters, records))
-        yield source, record
+            progress = max(progress, count / (limit * source.weight))
+        heapq.heapreplace(heap, (progress, order, done, count))
+        yield source, texts
 
 
-def _passes(source: Source, path: Path, limit: int, seed: int) -> Iterator[list[str]]:
+def _passes(source: Source, shard: Shard, limit: int, seed: int) -> Iterator[Record]:
     """One file as often as its source's weight says."""
     whole = int(source.weight)
     part = source.weight - whole
     for _ in range(whole):
-        yield from _records(source, path, limit)
+        yield from _records(source, shard, limit)
     if part > 0:
         salt = seed.to_bytes(8, "big", signed=True)
-        for record in _records(source, path, limit):
-            if _uniform("\t".join(record), salt) < part:
-                yield record
+        for texts, share in _records(source, shard, limit):
+            if _uniform("\t".join(texts), salt) < part:
+                yield texts, share
 
 
-def _records(source: Source, path: Path, limit: int) -> Iterator[list[str]]:
-    """The lines of one file, cut into the source's columns."""
-    width = len(source.columns)
-    for number, line in enumerate(read_lines(path), start=1):
-        if limit and number > limit:
-            return
-        if not width:
-            yield [line]
-            continue
-        fields = line.split("\t")
-        if len(fields) != width:
-            raise CorpusError(
-                f"{path}:{number}",
-                f"expected {width} columns ({' '.join(source.columns)}), found {len(fields)}",
-            )
-        yield fields
-
-
-def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file, decompressed by its suffix, without their line ends.
-
-    Only a line feed ends a line: a U+2028 in a sentence does not tear a pair apart.
-
-    Raises: CorpusError for a missing file, bytes that are not UTF-8, or a damaged compressed file.
-    """
-    number = 0
-    try:
-        with _open(path) as file:
-            for number, raw in enumerate(file, start=1):
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                yield text.rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{path}:{number}", f"not UTF-8: {error.reason} at byte {error.start}") from error
-    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
-        raise CorpusError(f"{path}:{number + 1}", f"damaged compressed file: {error}") from error
-    except OSError as error:
-        raise CorpusError(path, error.strerror or f"damaged compressed file: {error}") from error
-
-
-def _open(path: Path) -> IO[bytes]:
-    if path.suffix == ".gz":
-        return cast("IO[bytes]", gzip.open(path, "rb"))
-    if path.suffix == ".xz":
-        return cast("IO[bytes]", lzma.open(path, "rb"))
-    if path.suffix == ".bz2":
-        return cast("IO[bytes]", bz2.open(path, "rb"))
-    if path.suffix == ".zst":
-        return io.BufferedReader(_Zstandard(path), 1 << 16)
-    return path.open("rb")
-
-
-class _Zstandard(io.RawIOBase):
-    """A .zst file of one or more frames that, unlike zstandard's own reader, reports a truncated frame."""
-
-    def __init__(self, path: Path) -> None:
-        import zstandard  # only when such a file is met
-
-        self._failure: type[Exception] = zstandard.ZstdError
-        self._decompressor = zstandard.ZstdDecompressor()
-        self._frame: Any = None
-        self._file = path.open("rb")
-        self._text = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        while not self._text:
-            data = self._file.read(1 << 16)
-            if not data:
-                if self._frame is not None:
-                    raise EOFError("the last frame is not complete")
-                return 0
-            self._text = self._decompress(data)
-        count = min(len(buffer), len(self._text))
-        buffer[:count] = self._text[:count]
-        self._text = self._text[count:]
-        return count
-
-    def _decompress(self, data: bytes) -> bytes:
-        out = []
-        while data:
-            if self._frame is None:
-                self._frame = self._decompressor.decompressobj()
-            frame = self._frame
-            try:
-                out.append(frame.decompress(data))
-            except self._failure as error:
-                raise EOFError(str(error)) from error
-            data = b""
-            if frame.eof:
-                data = frame.unused_data
-                self._frame = None
-        return b"".join(out)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+def _records(source: Source, shard: Shard, limit: int) -> Iterator[Record]:
+    return islice(records(shard, source.columns, source.fields), limit or None)

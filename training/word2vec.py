@@ -35,7 +35,7 @@ _HELD_OUT_LINES = 1000
 _SHARD_WORDS = 3_000_000
 # The rates of the original program; gensim's own default for both is skip-gram's.
 _RATE = {True: 0.025, False: 0.05}
-_BUCKETS = 200_000  # FastText's n-gram table: rows shared by hashing, 2 million in the paper
+NGRAMS = "ngrams.npy"
 
 
 class CorpusTooSmall(VoisinError):
@@ -45,10 +45,10 @@ class CorpusTooSmall(VoisinError):
 def fit(recipe: Recipe, run: Path) -> dict[str, object]:
     """Train the vectors of a recipe and fill the run folder; returns what goes into evaluation.json.
 
-    Written: tokenizer.json, vectors.npy (float32 [vocab, hidden], as learnt, not
-    normalised; rows of special tokens are zero), counts.npy (int64 [vocab]), metrics.jsonl, samples.txt and
-    evaluation.json. Row i belongs to token id i; ids follow frequency. With one worker the same recipe gives
-    the same vectors bit for bit.
+    Written: tokenizer.json, vectors.npy (float32 [vocab, hidden], as learnt, not normalised; rows of special
+    tokens are zero), counts.npy (int64 [vocab]), with subwords ngrams.npy (float32 [bucket, hidden]),
+    metrics.jsonl, samples.txt and evaluation.json. Row i belongs to token id i; ids follow frequency. With
+    one worker the same recipe gives the same vectors bit for bit.
 
     Raises: CorpusError, CorpusTooSmall; ValueError for a recipe without [vectors].
     """
@@ -134,7 +134,7 @@ def _epoch(model: Word2Vec, shards: list[Shard], bar: tqdm[Any]) -> None:
 
 
 def _model(config: VectorsConfig, seed: int) -> Word2Vec:
-    more = {"bucket": _BUCKETS} if config.subwords else {}
+    more = {"bucket": config.bucket, "min_n": config.min_n, "max_n": config.max_n} if config.subwords else {}
     return (FastText if config.subwords else Word2Vec)(
         vector_size=config.size,
         window=config.window,
@@ -211,13 +211,18 @@ def loss(model: Word2Vec, sentences: list[list[str]], window: int) -> float:
 
 
 def write_vectors(model: Word2Vec, run: Path) -> None:
-    """vectors.npy and counts.npy, each replaced whole."""
+    """vectors.npy, counts.npy and, with subwords, ngrams.npy, each replaced whole."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
     if isinstance(model, FastText):
-        model.wv.adjust_vectors()  # whole-word rows are sums of n-gram rows, made only when asked
+        model.wv.adjust_vectors()  # whole-word rows are means of n-gram rows, made only when asked
+        arrays[NGRAMS] = model.wv.vectors_ngrams.astype(np.float32)
+    else:
+        (run / NGRAMS).unlink(missing_ok=True)  # of an earlier job
     specials = len(SPECIALS)
     vectors = np.pad(model.wv.vectors.astype(np.float32), ((specials, 0), (0, 0)))
     counts = np.array([model.wv.get_vecattr(word, "count") for word in model.wv.index_to_key], np.int64)
-    for name, array in (("vectors.npy", vectors), ("counts.npy", np.pad(counts, (specials, 0)))):
+    arrays |= {"vectors.npy": vectors, "counts.npy": np.pad(counts, (specials, 0))}
+    for name, array in arrays.items():
         beside = run / f".{name}"
         np.save(beside.with_suffix(".part.npy"), array)
         beside.with_suffix(".part.npy").replace(run / name)
@@ -236,6 +241,23 @@ def load_run(run: Path) -> tuple[list[str], Matrix, Recipe]:
         raise VoisinError(f"{run}: {len(ids)} tokens but vectors of shape {vectors.shape}")
     kept = (recipe.vectors.kept if recipe.vectors else 0) or len(ids)
     return sorted(ids, key=ids.__getitem__)[:kept], vectors[:kept], recipe
+
+
+def load_ngrams(run: Path) -> Matrix | None:
+    """The n-gram rows float32 [bucket, hidden] of a run with subwords; None of one without.
+
+    Raises: VoisinError where they are missing or not of the recipe's size.
+    """
+    config = load_recipe(run / "recipe.toml", expand=False).vectors
+    if config is None or not config.subwords:
+        return None
+    try:
+        ngrams: Matrix = np.load(run / NGRAMS, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise VoisinError(f"{run / NGRAMS}: {error}; vectors with subwords need it, train again") from None
+    if ngrams.shape != (config.bucket, config.size):
+        raise VoisinError(f"{run / NGRAMS}: shape {ngrams.shape}, not {(config.bucket, config.size)}")
+    return ngrams
 
 
 def _samples(model: Word2Vec, recipe: Recipe) -> Iterator[str]:

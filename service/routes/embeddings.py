@@ -33,7 +33,7 @@ def embed(vectors: Vectors, words: list[str], asked: EmbeddingsRequest) -> list[
         Problem: a word is unknown, or another number of dimensions is wanted than the model has.
     """
     for place, word in enumerate(words):
-        if word not in vectors:
+        if word not in vectors and not vectors.composes(word):
             field = "input" if isinstance(asked.input, str) else f"input[{place}]"
             detail = f"the word {word!r} is not in the vocabulary of {vectors.manifest.name}"
             raise invalid(field, detail, code="unknown_word")

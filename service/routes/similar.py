@@ -8,9 +8,10 @@ from typing import NoReturn
 import msgspec
 from litestar import get, post
 from litestar.handlers import HTTPRouteHandler
+from msgspec import UNSET, UnsetType
 
 from bundle.errors import UnknownWord
-from bundle.vectors import Vectors
+from bundle.vectors import Key, Vectors
 from service.answers import Question
 from service.errors import invalid
 from service.house import House
@@ -28,8 +29,9 @@ def _neighbours(found: list[tuple[str, float]]) -> list[Neighbour]:
 _encode = encoder(_neighbours)
 
 
-async def choose(candidates: list[Vectors], words: list[str]) -> tuple[Vectors, list[int]]:
-    """The first vocabulary that has all the words, and their ids.
+async def choose(candidates: list[Vectors], words: list[str]) -> tuple[Vectors, list[Key]]:
+    """The first vocabulary that has all the words, and what stands for them; where none has, the first that
+    can compose what it lacks.
 
     Raises:
         UnknownWord: none has them; names the first word that the likeliest vocabulary lacks.
@@ -40,8 +42,11 @@ async def choose(candidates: list[Vectors], words: list[str]) -> tuple[Vectors, 
         ids = [vectors.find(word) for word in words]
         known = [id for id in ids if id is not None]
         if len(known) == len(words):
-            return vectors, known
+            return vectors, [*known]
         lacking.append((len(known), words[ids.index(None)]))
+    for vectors in candidates:
+        if all(word in vectors or vectors.composes(word) for word in words):
+            return vectors, [vectors.key(word) for word in words]
     _, word = max(lacking, key=lambda each: each[0])
     if not word.strip():
         raise invalid("word", "is blank")
@@ -57,10 +62,10 @@ async def neighbours(
     asked: SimilarQuery | SimilarRequest,
     positive: list[str],
     negative: list[str],
-) -> tuple[Vectors, msgspec.Raw]:
-    """Who answers, and the encoded neighbours, from the cache or from the vectors."""
+) -> tuple[Vectors, msgspec.Raw, bool | UnsetType]:
+    """Who answers, the encoded neighbours, from the cache or from the vectors, and what `seen` says."""
     candidates = house.registry.vectors_for(asked.lang, asked.model)
-    vectors, ids = await choose(candidates, positive + negative)
+    vectors, keys = await choose(candidates, positive + negative)
     trace = trace_of(request.scope)
     trace.revision = vectors.manifest.revision
     split = len(positive)
@@ -68,7 +73,7 @@ async def neighbours(
         task="similar",
         model=vectors.manifest.name,
         revision=vectors.manifest.revision,
-        request=[ids[:split], ids[split:], asked.topn],
+        request=[keys[:split], keys[split:], asked.topn],
         shape=list[Neighbour],
         encode=_encode,
         job=_no_job,
@@ -79,7 +84,7 @@ async def neighbours(
         fresh=is_fresh(request),
         trace=trace,
     )
-    return vectors, msgspec.Raw(found)
+    return vectors, msgspec.Raw(found), False if any(isinstance(key, str) for key in keys) else UNSET
 
 
 def _no_job() -> NoReturn:
@@ -92,8 +97,9 @@ def routes(house: House) -> list[HTTPRouteHandler]:
     @get("/similar", opt=described("similar", "Nearest words", query=SimilarQuery, answer=SimilarAnswer))
     async def similar(request: AnyRequest) -> Json:
         asked = read_query(request, SimilarQuery)
-        vectors, found = await neighbours(house, request, asked, [asked.word], [])
-        return Json(SimilarAnswer(word=asked.word, neighbours=found, model=name_of(vectors.manifest)))
+        vectors, found, seen = await neighbours(house, request, asked, [asked.word], [])
+        model = name_of(vectors.manifest)
+        return Json(SimilarAnswer(word=asked.word, seen=seen, neighbours=found, model=model))
 
     @post(
         "/similar",
@@ -108,10 +114,11 @@ def routes(house: House) -> list[HTTPRouteHandler]:
             raise invalid(
                 "positive", "at least one word is needed in positive or negative", code="missing_field"
             )
-        vectors, found = await neighbours(house, request, asked, asked.positive, asked.negative)
+        vectors, found, seen = await neighbours(house, request, asked, asked.positive, asked.negative)
         answer = SimilarAnswer(
             positive=asked.positive,
             negative=asked.negative,
+            seen=seen,
             neighbours=found,
             model=name_of(vectors.manifest),
         )

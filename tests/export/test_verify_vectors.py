@@ -12,7 +12,7 @@ from bundle.vectors import Vectors
 from export import ExportError
 from export.pipeline import export_run
 from export.verify import require
-from export.verify_vectors import same_ranking, verify_vectors
+from export.verify_vectors import missing, same_ranking, verify_vectors
 from training.word2vec import load_run
 
 
@@ -68,6 +68,13 @@ def test_ties_may_swap() -> None:
     assert not same_ranking([("b", 0.5), ("a", 0.9), ("c", 0.5)], want, 1e-5)
     assert not same_ranking(want[:2], want, 1e-5)
     assert same_ranking(want, want, 0.0)
+
+
+def test_a_tie_for_the_last_place_is_not_missed() -> None:
+    got = [("a", 0.9), ("b", 0.5)]
+    assert missing(got, [("a", 0.9), ("c", 0.5 + 1e-7)]) == set()
+    assert missing(got, [("a", 0.9), ("c", 0.501)]) == {"c"}
+    assert missing([], [("a", 0.9)]) == {"a"}
 
 
 def test_analogies_are_asked(opened: Vectors, vectors_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

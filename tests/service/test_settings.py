@@ -70,7 +70,7 @@ def test_a_bad_value_is_refused_by_name(name: str, value: str, why: str) -> None
         "VOISIN_PORT", "VOISIN_SERVICE_HOST", "VOISIN_SERVICE_PORT", "VOISIN_SERVICE_PORT_HTTP",
         "VOISIN_PORT_80_TCP", "VOISIN_PORT_80_TCP_ADDR", "VOISIN_REDIS_PORT",
         "VOISIN_REDIS_PORT_6379_TCP_PROTO",
-        "VOISIN_REDIS_SERVICE_HOST", "VOISIN_DATA", "VOISIN_REQUIRE_ALL",
+        "VOISIN_REDIS_SERVICE_HOST", "VOISIN_DATA", "VOISIN_CORPORA", "VOISIN_REQUIRE_ALL",
     ],
 )  # fmt: skip
 def test_what_others_put_there_is_left_alone(name: str) -> None:

@@ -87,10 +87,10 @@ def test_a_damaged_file_stops_the_process(folder: Path) -> None:
 def test_a_future_format(folder: Path) -> None:
     path = folder / "fr-en" / "manifest.json"
     manifest = json.loads(path.read_text())
-    path.write_text(json.dumps(manifest | {"format": 2}))
+    path.write_text(json.dumps(manifest | {"format": 3}))
     said = refusal(start(folder))
     assert str(path) in said
-    assert "format 2" in said
+    assert "format 3" in said
 
 
 def test_a_folder_that_is_no_bundle(folder: Path) -> None:

@@ -1,0 +1,55 @@
+"""Sentence pairs out of text: real on one side, made by the other direction's bundle on the other."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bundle.load import open_bundle
+from bundle.translator import TranslationOptions, Translator
+from export.backtranslate import back_translated, main, sentences
+from export.pipeline import export_run
+from training import corpus
+
+MakeRun = Callable[..., Path]
+TEXT = "the sea is grey. The house is old and small.\nthe sea is grey.\nno\n\na\ttab and words. 12 13 14 15.\n"
+
+
+@pytest.fixture
+def bundle(make_run: MakeRun, tmp_path: Path) -> Path:
+    run = make_run("translator", "transformer")
+    export_run(run, tmp_path / "fr-en", precision="fp32")
+    return tmp_path / "fr-en"
+
+
+def test_sentences_are_of_the_length_asked_for_and_come_once() -> None:
+    found = list(sentences(TEXT.splitlines(), shortest=3, longest=6))
+    assert found == ["the sea is grey.", "The house is old and small.", "a tab and words.", "12 13 14 15."]
+
+
+def test_pairs_are_what_the_bundle_says(bundle: Path) -> None:
+    model = open_bundle(bundle)
+    assert isinstance(model, Translator)
+    texts = ["the sea", "an old house"]
+    found = list(back_translated(model, texts, ratio=1e9))
+    assert found == [(f"<bt> {model.translate(text, TranslationOptions(beam=1)).text}".strip(), text) for text in texts]
+    assert list(back_translated(model, ["123"])) == []  # nothing was translated
+
+
+def test_the_file_is_a_corpus(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.txt").write_text("the sea is grey. the house is old.\n", encoding="utf-8")
+    arguments = [str(bundle), str(tmp_path / "text.txt"), str(tmp_path / "out.tsv"), "--longest", "9"]
+    assert main([*arguments, "--tag", "made:"]) == 0
+    source = corpus.Source(
+        path=str(tmp_path / "out.tsv"), name="x", licence="", attribution="", columns=("en", "fr")
+    )
+    pairs = list(corpus.pairs([source]))
+    model = open_bundle(bundle)
+    assert isinstance(model, Translator)
+    assert [french for french, _ in map(reversed, pairs)] or not pairs  # columns in the corpora's order
+    for english, french in pairs:
+        assert english == "the sea is grey. the house is old."[: len(english)] or english.endswith(".")
+        assert french.startswith("made: ")
+    assert main(arguments) == 1
+    assert "--force" in capsys.readouterr().err
+    assert main([str(tmp_path), *arguments[1:], "--force"]) == 1
