@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from bundle.manifest import CARD, Check, Manifest
+from export.markdown import bullets, table
 from export.pack import read_scores, replace_text
+from export.scores import Score, is_section, lost, scores_of
 from training.config import Recipe, recipe_from
 
 LANGUAGES = {"en": "English", "fr": "French"}
@@ -37,36 +38,12 @@ CHECKS = {
 }
 
 
-class Score(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One number and everything needed to get it again."""
-
-    metric: str
-    value: float
-    set: str
-    """Name of the test set or split."""
-    size: int
-    """How many lines, pairs or questions were scored."""
-    unit: str = ""
-    """What `size` counts."""
-    command: str
-    floor: float | None = None
-    """What doing nothing clever scores on the same set; `floor_is` says what that is."""
-    floor_is: str = ""
-    signature: str = ""
-    note: str = ""
-
-
 class Speed(msgspec.Struct, frozen=True, kw_only=True):
     """How long one thing takes alone on one thread, and where that was measured."""
 
     milliseconds: float
     per: str
     machine: str
-
-
-def scores_of(scores: Mapping[str, object]) -> list[Score]:
-    """The scores recorded in `scores.json`."""
-    return msgspec.convert(scores.get("scores", []), list[Score])
 
 
 def write_card(folder: Path, manifest: Manifest) -> None:
@@ -199,36 +176,89 @@ def examples(manifest: Manifest) -> str:
     return table(heads[manifest.kind], rows)
 
 
+MEANINGS = {
+    "bits per character": "what each character of a text it has not seen costs the model; lower is better",
+    "perplexity per token": "how many tokens the model hesitates between, at each one; lower is better",
+    "perplexity per word": "the same for whole words",
+    "last word right, %": "how often the word it would write is the one that ends a passage",
+    "last word right but for stop words, %": "the same of its first suggestion that is no word like *the*",
+    "next word right, %": "how often the first word it suggests is the one that was written",
+    "next word among 5, %": "how often one of its first five suggestions is",
+    "next word among 10, %": "how often one of its first ten is",
+    "keystrokes saved, %": "keys saved by taking a word as soon as it is among five suggestions",
+    "BLEU": "how many runs of one to four words are those of a person's translation, from 0 to 100",
+    "chrF": "the same of letters, which forgives endings",
+    "Spearman's rho": "how well the order of the similarities agrees with people's; 1 is perfect",
+    "analogies right, %": "questions such as *Paris is to France as Rome is to ...* answered right",
+}
+"""What the metrics say, for somebody who meets them here."""
+
+
 def score_table(scores: Sequence[Score]) -> str:
-    """Scores with set, size and command; what doing nothing clever scores beside them."""
+    """Scores with set, size and command; beside each what is known of others on the same or a like set."""
     if not scores:
         return "Not yet measured: `python -m export.evaluate BUNDLE`."
+    ngrams = {(score.metric, score.set, score.size): score for score in scores if score.part == "ngram"}
+    shown = [score for score in scores if score.part not in ("ngram", "rounding") and not is_section(score)]
     rows = [
         (
             score.metric,
             f"{score.value:.4g}",
-            f"{score.floor:.4g} ({score.floor_is})" if score.floor is not None else "",
-            f"{score.set}, {score.size:,} {score.unit}".strip() + (f"; {score.note}" if score.note else ""),
+            "; ".join(beside(score, ngrams.get((score.metric, score.set, score.size)))),
+            described(score),
         )
-        for score in scores
+        for score in shown
     ]
-    ways = [f"`{command}`" for command in dict.fromkeys(score.command for score in scores)]
-    signatures = [f"`{one}`" for one in dict.fromkeys(score.signature for score in scores if score.signature)]
-    lines = [
-        table(("metric", "score", "floor", "on"), rows),
+    meanings = [
+        f"**{name}**: {MEANINGS[name]}."
+        for name in dict.fromkeys(s.metric for s in shown)
+        if name in MEANINGS
+    ]
+    published = dict.fromkeys(
+        f"{anchor.system}: {anchor.source}" + (f" ({anchor.note})" if anchor.note else "")
+        for score in shown
+        for anchor in score.anchors
+    )
+    ways = dict.fromkeys(f"`{score.command}`" for score in scores)
+    signatures = dict.fromkeys(f"`{score.signature}`" for score in scores if score.signature)
+    parts = [
+        table(("metric", "score", "beside it", "on"), rows),
+        *([bullets(meanings)] if meanings else []),
+        *rounding_table(scores),
         "Measured through this bundle by " + ", ".join(ways) + ".",
     ]
+    if published:
+        parts.append("Published scores:\n\n" + bullets(f"{line}." for line in published))
     if signatures:
-        lines.append("sacrebleu: " + ", ".join(signatures) + ".")
-    return "\n\n".join(lines)
+        parts.append("sacrebleu: " + ", ".join(signatures) + ".")
+    return "\n\n".join(parts)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; cells may hold anything."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell(text) for text in line) + " |" for line in lines)
+def beside(score: Score, ngram: Score | None) -> list[str]:
+    """What other ways score: doing nothing clever, n-grams, published systems."""
+    found = []
+    if score.floor is not None:
+        found.append(f"{score.floor:.4g} ({score.floor_is})")
+    if ngram is not None:
+        found.append(f"{ngram.value:.4g} ({ngram.note})")
+    return found + [f"{anchor.value:g} ({anchor.system})" for anchor in score.anchors]
 
 
-def cell(text: Any) -> str:
-    """Text that stays in its cell."""
-    return " ".join(str(text).replace("\\", "\\\\").replace("|", "\\|").split())
+def described(score: Score) -> str:
+    """What a score was measured on."""
+    unseen = " (not trained on)" if score.unseen else ""
+    coverage = f"; {100 * score.coverage:.1f} % known" if score.coverage is not None else ""
+    note = f"; {score.note}" if score.note else ""
+    return f"{score.set}{unseen}, {score.size:,} {score.unit}".strip() + coverage + note
+
+
+def rounding_table(scores: Sequence[Score]) -> list[str]:
+    """What the stored precision costs, where it was measured."""
+    rows = [
+        (score.metric, described(score), f"{score.exact:.5g}", f"{score.value:.5g}", lost(score))
+        for score in scores
+        if score.exact is not None and not score.unseen and not is_section(score)
+    ]
+    if not rows:
+        return []
+    return ["What rounding the weights costs:", table(("metric", "on", "32 bits", "stored", "lost"), rows)]

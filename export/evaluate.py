@@ -1,7 +1,19 @@
 """`python -m export.evaluate BUNDLE|all`: scores through the exported path, kept with the bundle.
 
 A bundle says in its manifest what it was trained on and which part was held out; the corpora themselves come
-from `--data` (or `VOISIN_DATA`), or any text of yours from `--text`.
+from `--data` (or `VOISIN_DATA`), or any text of yours from `--text`. What is measured comes in parts, which
+`--only` chooses among; scores of the other parts stay as they were.
+
+    language     perplexity  bits per character, perplexities of held-out text, corpus by corpus
+                 ngram       the same of modified Kneser-Ney n-grams over the bundle's tokens
+                 lambada     the last word of LAMBADA's passages (English)
+                 words       next-word accuracy and keystrokes saved
+    translator   bleu        BLEU and chrF, greedy and by beam
+                 robust      what is visibly wrong in answers to one or two words
+                 passthrough punctuation, numbers and names
+    vectors      similarity  WordSim-353 and SimLex-999 (English)
+                 analogies   questions-words, or our own French pairs
+    all          rounding    what the stored precision costs, with `--against`
 """
 
 from __future__ import annotations
@@ -9,198 +21,331 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
 from bundle.errors import VoisinError
 from bundle.language import Language
-from bundle.load import open_bundle
-from bundle.manifest import MANIFEST, read_manifest
+from bundle.load import Model, open_bundle
+from bundle.manifest import MANIFEST, TOKENIZER, Manifest, read_manifest
+from bundle.translator import Translator
 from bundle.vectors import Vectors
-from export import ExportError, pack
-from export.card import Score, cell, scores_of, table, write_card
-from export.scoring import language_scores, translation_scores, vector_scores
-from training import corpus
+from export import ExportError, pack, testsets
+from export.card import write_card
+from export.results import bundles, write_results
+from export.scores import Score, anchored, scores_of
+from export.testsets import Sample
+from training.checkpoint import RECIPE
 from training.config import Recipe, recipe_from
 
-Item = TypeVar("Item")
-
-BEGIN, END = "<!-- scores: written by python -m export.evaluate -->", "<!-- end of scores -->"
 LIMIT = 1000
-NEWSTEST = "newstest2013 (public)"
-PUBLIC = {NEWSTEST: ("parallel/newstest2013_devset.en-fr.tsv.xz", ("en", "fr"))}
-"""Test sets of translation that nobody here trains on: file in the data folder, columns."""
+NGRAM_TOKENS = 20_000_000
+
+PARTS = {
+    "language": ("perplexity", "ngram", "lambada", "words"),
+    "translator": ("bleu", "robust", "passthrough"),
+    "vectors": ("similarity", "analogies"),
+}
+ROUNDING = "rounding"
+_ON_TEXT = ("perplexity", "words", "bleu", "robust")
+"""Parts that can be measured on a file."""
+_ROUNDED = ("perplexity", "bleu", "similarity", "analogies")
+"""Parts that are measured again on 32-bit weights."""
 
 
-def evaluate(folder: Path, *, limit: int, text: Path | None, command: str) -> list[Score]:
-    """Scores of one bundle, best known to the manifest's recipe; nothing is written.
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line asks for.
 
-    limit: most lines or pairs of each set.
-    text: score on this file (lines; for a translator two columns, source and target) and on nothing else.
-    Raises VoisinError where a corpus is missing.
+    Attributes:
+        limit: most lines, pairs or passages of each set.
+        text: score on this file (lines; for a translator two columns, source and target), nothing else.
+        only: parts; empty is all.
+        against: a run, or a bundle of it with 32-bit weights (or a folder of them, by name).
+        ngram_tokens: tokens that the n-grams count at most (0 = all); ngram_order: 0 chooses.
     """
+
+    limit: int = LIMIT
+    text: Path | None = None
+    only: tuple[str, ...] = ()
+    against: Path | None = None
+    ngram_tokens: int = NGRAM_TOKENS
+    ngram_order: int = 0
+
+
+def evaluate(folder: Path, options: Options) -> list[Score]:
+    """Scores of one bundle; nothing is written.
+
+    Raises:
+        VoisinError: a corpus is missing, or the bundle does not open.
+    """
+    return [score for scores in by_part(folder, options) for score in scores]
+
+
+def by_part(folder: Path, options: Options) -> Iterator[list[Score]]:
+    """The scores of :func:`evaluate`, part by part as they are measured."""
     model = open_bundle(folder)
-    recipe = recipe_from(tomllib.loads(model.manifest.provenance.recipe), folder)
-    if isinstance(model, Vectors):
-        return vector_scores(model, command=command)
-    if isinstance(model, Language):
-        return [
+    parts = chosen_parts(model.manifest, options)
+    texts = _Texts(_recipe(model.manifest), options)
+    measured = _Evaluation(model, folder, options, texts)
+    plain = [part for part in parts if part != ROUNDING]
+    if ROUNDING not in parts or options.against is None:
+        for part in plain:
+            yield measured.part(part)
+        return
+    with exact_bundle(options.against, model.manifest) as exact:  # refused before anything takes its time
+        for part in plain:
+            yield measured.part(part)
+        other = _Evaluation(open_bundle(exact), exact, options, texts)
+        command = measured.command(ROUNDING)
+        yield [
             score
-            for name, lines in _line_sets(recipe, limit, text)
-            for score in language_scores(model, lines, name=name, command=command)
+            for part in PARTS[model.manifest.kind]
+            if part in _ROUNDED
+            for score in rounding(measured.part(part), other.part(part), command)
         ]
+
+
+def chosen_parts(manifest: Manifest, options: Options) -> list[str]:
+    """The parts to measure, in their order.
+
+    Raises ExportError for a part that no bundle has, or that lacks what it needs.
+    """
+    known = {part for parts in PARTS.values() for part in parts} | {ROUNDING}
+    for part in options.only:
+        if part not in known:
+            raise ExportError(f"--only {part}: not one of {', '.join(sorted(known))}")
+    if ROUNDING in options.only and options.against is None:
+        raise ExportError("--only rounding: needs --against a run, or a bundle of 32-bit weights")
+    parts = [
+        part
+        for part in PARTS[manifest.kind]
+        if (part in options.only if options.only else options.text is None or part in _ON_TEXT)
+    ]
+    if options.against is not None and (not options.only or ROUNDING in options.only):
+        parts.append(ROUNDING)
+    return parts
+
+
+class _Texts:
+    """The test sets of a recipe, read when they are first asked for."""
+
+    def __init__(self, recipe: Recipe, options: Options) -> None:
+        self.recipe = recipe
+        self.options = options
+
+    @cached_property
+    def lines(self) -> list[Sample[str]]:
+        """What a language model is scored on."""
+        text, limit = self.options.text, self.options.limit
+        if text is not None:
+            return [testsets.lines_of(text, limit)]
+        return list(testsets.held_out_lines(self.recipe, limit))
+
+    @cached_property
+    def pairs(self) -> list[Sample[tuple[str, str]]]:
+        """What a translator is scored on."""
+        text, limit = self.options.text, self.options.limit
+        if text is not None:
+            return [testsets.pairs_of(text, (self.recipe.languages[0], self.recipe.languages[1]), limit)]
+        return list(testsets.held_out_pairs(self.recipe, limit))
+
+
+class _Evaluation:
+    """One bundle and its parts, each measured once."""
+
+    def __init__(self, model: Model, folder: Path, options: Options, texts: _Texts) -> None:
+        self.model = model
+        self.options = options
+        self.texts = texts
+        self._name = folder.name
+        self._found: dict[str, list[Score]] = {}
+
+    def command(self, part: str) -> str:
+        """What measures that part again."""
+        options = self.options
+        words = [f"python -m export.evaluate {self._name} --only {part}"]
+        if options.limit != LIMIT and part not in ("similarity", "analogies", "passthrough"):
+            words.append(f"--limit {options.limit}")
+        if options.text is not None:
+            words.append(f"--text {options.text.name}")
+        if part == "ngram":
+            words.append(f"--ngram-tokens {options.ngram_tokens}")
+            if options.ngram_order:
+                words.append(f"--ngram-order {options.ngram_order}")
+        if part == ROUNDING:
+            words.append(f"--against {options.against}")
+        return " ".join(words)
+
+    def part(self, part: str) -> list[Score]:
+        """The scores of a part."""
+        if part not in self._found:
+            print(f"{self._name}: {part} ...", file=sys.stderr, flush=True)
+            model = self.model
+            if isinstance(model, Vectors):
+                self._found[part] = self._vectors(model, part)
+            elif isinstance(model, Language):
+                self._found[part] = self._language(model, part)
+            else:
+                self._found[part] = self._translator(model, part)
+        return self._found[part]
+
+    def _vectors(self, model: Vectors, part: str) -> list[Score]:
+        from export.scoring.vectors import analogy_scores, similarity_scores, space_of
+
+        measure = similarity_scores if part == "similarity" else analogy_scores
+        return measure(space_of(model), model.manifest.languages, command=self.command(part))
+
+    def _language(self, model: Language, part: str) -> list[Score]:
+        from export.scoring.baseline import ngram_scores, train_ngrams
+        from export.scoring.lambada import lambada_scores
+        from export.scoring.language import language_scores
+        from export.scoring.words import word_scores
+
+        options, command, languages = self.options, self.command(part), model.manifest.languages
+        if part == "lambada":
+            sample = testsets.lambada(options.limit) if languages == ["en"] else None
+            if sample is None:
+                return []
+            found = lambada_scores(model, sample.items, name=sample.name, command=command)
+            return anchored(found, sample.key, languages)
+        scores = []
+        if part == "ngram":
+            ngrams = train_ngrams(
+                model, self.texts.recipe, tokens=options.ngram_tokens, order=options.ngram_order
+            )
+            for sample in self.texts.lines:
+                scores += ngram_scores(ngrams, model, sample.items, name=sample.name, command=command)
+            return scores
+        measure = language_scores if part == "perplexity" else word_scores
+        for sample in self.texts.lines:
+            found = measure(model, sample.items, name=sample.name, command=command)
+            scores += anchored(found, sample.key, languages)
+        return scores
+
+    def _translator(self, model: Translator, part: str) -> list[Score]:
+        from export.scoring.robust import passthrough_scores, robust_scores
+        from export.scoring.translation import translation_scores
+
+        command = self.command(part)
+        if part == "passthrough":
+            return passthrough_scores(model, command=command)
+        if part == "robust":
+            sentences = [source for sample in self.texts.pairs for source, _ in sample.items]
+            name = "the sets above" if len(self.texts.pairs) > 1 else self.texts.pairs[0].name
+            return robust_scores(model, sentences, name=name, command=command)
+        scores = []
+        for sample in self.texts.pairs:
+            found = translation_scores(
+                model, sample.items, name=sample.name, command=command, unseen=sample.unseen
+            )
+            scores += anchored(found, sample.key, model.manifest.languages)
+        return scores
+
+
+def rounding(stored: Sequence[Score], exact: Sequence[Score], command: str) -> list[Score]:
+    """The scores of the stored weights with those of 32-bit ones beside them."""
     return [
-        score
-        for name, pairs in _pair_sets(recipe, limit, text)
-        for score in translation_scores(model, pairs, name=name, command=command)
+        msgspec.structs.replace(
+            one, exact=other.value, part=ROUNDING, command=command, anchors=[], floor=None, floor_is=""
+        )
+        for one, other in zip(stored, exact, strict=True)
     ]
 
 
-def _line_sets(recipe: Recipe, limit: int, text: Path | None) -> Iterator[tuple[str, list[str]]]:
-    if text is not None:
-        yield text.name, _some(text, (line for line in corpus.read_lines(text) if line.strip()), limit)
-        return
-    share = recipe.corpus.held_out
-    found = corpus.lines(
-        recipe.corpus.sources,
-        language=recipe.languages[0],
-        held_out=share,
-        split="test" if share else "all",
-        seed=recipe.seed,
-    )
-    # a source of weight 2 is read twice, and scored once
-    yield split_name(share, "lines of its corpora"), _some(recipe.name, _distinct(found), limit)
+@contextmanager
+def exact_bundle(against: Path, manifest: Manifest) -> Iterator[Path]:
+    """The bundle of 32-bit weights of the run that `manifest` comes from; exported where there is none.
+
+    against: a run, or a bundle; or a folder that has one by the name of the bundle.
+
+    Raises ExportError where it is another run's.
+    """
+    place = against / manifest.name if (against / manifest.name).is_dir() else against
+    with tempfile.TemporaryDirectory(prefix="voisin-") as folder:
+        if (place / RECIPE).is_file():
+            from export.pipeline import export_run
+
+            exact = Path(folder) / manifest.name
+            export_run(place, exact, precision="fp32")
+        else:
+            exact = place
+        found = read_manifest(exact)
+        if found.precision != "fp32":
+            raise ExportError(f"{exact}: has the precision {found.precision}; fp32 is needed")
+        same = _recipe(found) == _recipe(manifest)
+        if not same or found.files[TOKENIZER] != manifest.files[TOKENIZER]:
+            raise ExportError(f"{place}: is not the run that {manifest.name} was exported from")
+        yield exact
 
 
-def _pair_sets(recipe: Recipe, limit: int, text: Path | None) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    languages = (recipe.languages[0], recipe.languages[1])
-    if text is not None:
-        source = corpus.Source(path=str(text), name=text.name, licence="", attribution="", columns=languages)
-        yield text.name, _some(text, _one_reference(corpus.pairs([source], languages)), limit)
-        return
-    share = recipe.corpus.held_out
-    for source in recipe.corpus.sources:
-        found = corpus.pairs(
-            [source], languages, held_out=share, split="test" if share else "all", seed=recipe.seed
-        )
-        yield split_name(share, source.name), _some(source.name, _one_reference(found), limit)
-    for name, (file, columns) in PUBLIC.items():
-        place = Path(os.environ.get("VOISIN_DATA", "")) / file
-        if set(columns) == set(languages) and place.is_file():
-            source = corpus.Source(path=str(place), name=name, licence="", attribution="", columns=columns)
-            yield name, _some(name, _one_reference(corpus.pairs([source], languages)), limit)
-
-
-def split_name(share: float, corpora: str) -> str:
-    """What a split is called in a table."""
-    return f"test half of the held-out {share:.2%} of {corpora}" if share else f"{corpora}, the training text itself"
-
-
-def _distinct(lines: Iterator[str]) -> Iterator[str]:
-    seen = set()
-    for line in lines:
-        if line not in seen:
-            seen.add(line)
-            yield line
-
-
-def _one_reference(pairs: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Each source sentence once, with the first of its translations."""
-    seen = set()
-    for source, target in pairs:
-        if source not in seen:
-            seen.add(source)
-            yield source, target
-
-
-def _some(name: object, items: Iterator[Item], limit: int) -> list[Item]:
-    chosen = list(islice(items, limit))
-    if not chosen:
-        raise ExportError(f"{name}: nothing to score on")
-    return chosen
+def _recipe(manifest: Manifest) -> Recipe:
+    return recipe_from(tomllib.loads(manifest.provenance.recipe), manifest.name)
 
 
 def record(folder: Path, scores: Sequence[Score]) -> None:
-    """Writes scores.json (what else it holds stays) and refreshes the card."""
+    """Writes scores.json and refreshes the card. Parts not measured now stay, of the same revision."""
     manifest = read_manifest(folder)
+    before = pack.read_scores(folder)
+    measured = {score.part for score in scores}
+    kept = [
+        score
+        for score in (scores_of(before) if before.get("revision") == manifest.revision else [])
+        if score.part and score.part not in measured
+    ]
+    order = [*PARTS[manifest.kind], ROUNDING]
+    everything = sorted([*kept, *scores], key=lambda score: order.index(score.part))
     pack.write_scores(
-        folder,
-        pack.read_scores(folder)
-        | {"revision": manifest.revision, "scores": msgspec.to_builtins(list(scores))},
+        folder, before | {"revision": manifest.revision, "scores": msgspec.to_builtins(everything)}
     )
     write_card(folder, manifest)
 
 
-def bundles(models: Path) -> list[Path]:
-    """The bundles of a folder, by name."""
-    return sorted(path.parent for path in models.glob(f"*/{MANIFEST}"))
-
-
-def results_table(models: Path) -> str:
-    """The scores of every bundle of a folder as one Markdown table."""
-    rows = []
-    for folder in bundles(models):
-        manifest = read_manifest(folder)
-        size = sum(record.size for record in manifest.files.values()) / 1e6
-        for score in scores_of(pack.read_scores(folder)):
-            on = f"{score.set}, {score.size:,} {score.unit}" + (f"; {score.note}" if score.note else "")
-            rows.append(
-                (
-                    f"{manifest.name} ({manifest.precision}, {size:.1f} MB)",
-                    score.metric,
-                    f"{score.value:.4g}",
-                    f"{score.floor:.4g} ({score.floor_is})" if score.floor is not None else "",
-                    on,
-                    f"`{cell(score.command)}`",
-                )
-            )
-    return table(("bundle", "metric", "score", "floor", "on", "command"), rows)
-
-
-def write_results(path: Path, models: Path) -> None:
-    """Renews the rows between the markers of a page (a new page is begun where there is none).
-
-    Raises ExportError where the page lacks the markers.
-    """
-    text = path.read_text(encoding="utf-8") if path.exists() else f"# Results\n\n{BEGIN}\n{END}\n"
-    before, found, rest = text.partition(BEGIN)
-    _, closed, after = rest.partition(END)
-    if not found or not closed:
-        raise ExportError(f"{path}: the markers {BEGIN} and {END} are missing")
-    pack.replace_text(path, f"{before}{BEGIN}\n{results_table(models)}\n{END}{after}")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """0: scored and recorded; 1: not, for the reason told."""
-    options = parser().parse_args(arguments)
-    if options.data is not None:
-        os.environ["VOISIN_DATA"] = str(options.data.resolve())  # recipes name their corpora by it
+    asked = parser().parse_args(arguments)
+    if asked.data is not None:
+        os.environ["VOISIN_DATA"] = str(asked.data.resolve())  # recipes name their corpora by it
+    options = Options(
+        limit=asked.limit,
+        text=asked.text,
+        only=tuple(part for part in asked.only.split(",") if part),
+        against=asked.against,
+        ngram_tokens=asked.ngram_tokens,
+        ngram_order=asked.ngram_order,
+    )
     try:
-        chosen = (
-            bundles(options.models) if options.bundle == "all" else [_find(options.bundle, options.models)]
-        )
+        if options.limit < 1:
+            raise ExportError(f"--limit {options.limit}: must be at least 1")
+        chosen = bundles(asked.models) if asked.bundle == "all" else [_find(asked.bundle, asked.models)]
         if not chosen:
-            raise ExportError(f"{options.models}: no bundle there")
+            raise ExportError(f"{asked.models}: no bundle there")
         for folder in chosen:
-            command = f"python -m export.evaluate {folder.name} --limit {options.limit}"
-            if options.text is not None:
-                command += f" --text {options.text.name}"
-            scores = evaluate(folder, limit=options.limit, text=options.text, command=command)
-            record(folder, scores)
-            for score in scores:
-                on = f"{score.set}, {score.size} {score.unit}"
-                print(f"{folder.name}: {score.metric} {score.value:.4g} on {on}")
-        if options.results is not None:
-            write_results(options.results, options.models)
+            for scores in by_part(folder, options):
+                if scores:
+                    record(folder, scores)
+                for score in scores:
+                    print(f"{folder.name}: {_told(score)}", flush=True)
+        if asked.results is not None:
+            write_results(asked.results, asked.models)
     except (VoisinError, OSError) as error:
         print(f"export.evaluate: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _told(score: Score) -> str:
+    """A score on one line."""
+    exact = f" ({score.exact:.4g} in 32 bits)" if score.exact is not None else ""
+    note = f"; {score.note}" if score.note else ""
+    return f"{score.metric} {score.value:.4g}{exact} on {score.set}, {score.size} {score.unit}{note}"
 
 
 def _find(name: str, models: Path) -> Path:
@@ -217,8 +362,22 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, help="folder of the corpora (VOISIN_DATA)")
     parser.add_argument("--text", type=Path, help="score on this file instead of the recipe's held-out text")
     parser.add_argument("--limit", type=int, default=LIMIT, help=f"most lines or pairs of a set ({LIMIT})")
+    parser.add_argument("--only", default="", help="parts to measure, such as perplexity,ngram (all)")
     parser.add_argument(
-        "--results", type=Path, help="renew the table between the markers of this file (docs/results.md)"
+        "--against",
+        type=Path,
+        metavar="RUN",
+        help="the run (or its fp32 bundle, or a folder of those by name): also measure what rounding costs",
+    )
+    parser.add_argument(
+        "--ngram-tokens",
+        type=int,
+        default=NGRAM_TOKENS,
+        help=f"most tokens that the n-gram baseline counts, 0 for all ({NGRAM_TOKENS:,})",
+    )
+    parser.add_argument("--ngram-order", type=int, default=0, help="longest n-gram (char 8, word and bpe 5)")
+    parser.add_argument(
+        "--results", type=Path, help="renew the tables between the markers of this file (docs/results.md)"
     )
     return parser
 

@@ -19,7 +19,9 @@ from bundle.manifest import (
     Special,
 )
 from export import pack
-from export.card import Score, Speed, card, cell, score_table, write_card
+from export.card import Speed, card, score_table, write_card
+from export.markdown import cell
+from export.scores import Anchor, Score
 
 RECIPE = """
 kind = "translator"
@@ -115,20 +117,66 @@ def test_the_recipe_may_say_it_better() -> None:
     assert "Translates French" not in text
 
 
-def test_scores_stand_beside_their_floor_set_size_and_command() -> None:
+def test_scores_stand_beside_others_with_their_set_size_and_command() -> None:
+    anchor = Anchor(value=57.5, system="opus-mt-fr-en", source="its card", note="other sentences")
     text = score_table(
         [
-            score(floor=3.5, floor_is="the source itself", signature="nrefs:1|v:2.5", note="greedy"),
-            score(metric="chrF", value=52.0),
+            score(
+                floor=3.5, floor_is="the source itself", signature="nrefs:1|v:2.5", note="greedy", part="bleu"
+            ),
+            score(metric="chrF", value=52.0, anchors=[anchor], unseen=True, part="bleu"),
         ]
     )
     assert (
         "| BLEU | 31.42 | 3.5 (the source itself) | held-out 1.00% of Tatoeba, 1,000 sentences; greedy |"
         in text
     )
-    assert "| chrF | 52 |  | held-out" in text
+    assert "| chrF | 52 | 57.5 (opus-mt-fr-en) | held-out 1.00% of Tatoeba (not trained on), 1,000" in text
+    assert "- opus-mt-fr-en: its card (other sentences)." in text
+    assert "- **BLEU**: how many runs of one to four words" in text
     assert text.count("`eval x`") == 1
     assert "sacrebleu: `nrefs:1|v:2.5`." in text
+
+
+def test_the_ngrams_stand_beside_the_model_of_the_same_text() -> None:
+    bits = score(metric="bits per character", value=1.5, set="a text", unit="lines")
+    text = score_table(
+        [
+            msgspec.structs.replace(bits, part="perplexity", floor=3.1, floor_is="xz -9"),
+            msgspec.structs.replace(bits, part="ngram", value=1.9, note="8-grams"),
+            msgspec.structs.replace(bits, part="ngram", value=1.7, note="8-grams", set="another text"),
+        ]
+    )
+    assert "| bits per character | 1.5 | 3.1 (xz -9); 1.9 (8-grams) | a text, 1,000 lines |" in text
+    assert "1.7" not in text
+
+
+def test_what_rounding_costs() -> None:
+    text = score_table(
+        [
+            score(part="bleu"),
+            score(part="rounding", value=31.4, exact=31.65),
+            score(part="rounding", metric="perplexity per token", value=20.2, exact=20.0),
+        ]
+    )
+    assert "| BLEU | held-out 1.00% of Tatoeba, 1,000 sentences | 31.65 | 31.4 | +0.25 |" in text
+    assert (
+        "| perplexity per token | held-out 1.00% of Tatoeba, 1,000 sentences | 20 | 20.2 | +1.00 % |" in text
+    )
+
+
+def test_sections_of_the_analogies_are_left_to_the_results_page() -> None:
+    questions = score(
+        metric="analogies right, %", set="questions-words", unit="questions", part="analogies", coverage=0.5
+    )
+    shown = [
+        msgspec.structs.replace(questions, set=f"questions-words{rest}")
+        for rest in ("", ": semantic", ": capital-world")
+    ]
+    text = score_table(shown)
+    assert "| questions-words, 1,000 questions; 50.0 % known |" in text
+    assert "questions-words: semantic" in text
+    assert "capital-world" not in text
 
 
 def test_writing_reads_the_scores_beside_it(tmp_path: Path) -> None:
