@@ -159,6 +159,11 @@ class VectorsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     #: threshold of the subsampling of frequent words
     subsample: NotNegative = 1e-4
     epochs: Positive = 5
+    #: first learning rate, falling to almost nothing; 0 = 0.025 for skip-gram and 0.05 for CBOW
+    learning_rate: NotNegative = 0.0
+    #: exponent of the singular values of the learnt table; below 1 the few strongest directions, which say
+    #: what a text is about rather than what a word means, count for less
+    spectrum: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
     min_count: Positive = 5
     #: most frequent words kept; 0 = all
     max_vocabulary: Natural = 0

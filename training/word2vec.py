@@ -102,7 +102,7 @@ def _train(recipe: Recipe, config: VectorsConfig, path: Path, run: Path) -> Word
     with tqdm(total=total * config.epochs, unit=" words", unit_scale=True, smoothing=0) as bar:
         for epoch in range(1, config.epochs + 1):
             _epoch(model, shards, bar)
-            write_vectors(model, run)
+            write_vectors(model, run, config.spectrum)
             seconds = time.perf_counter() - start
             measured = {
                 "epoch": epoch,
@@ -113,6 +113,8 @@ def _train(recipe: Recipe, config: VectorsConfig, path: Path, run: Path) -> Word
             with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(measured) + "\n")
             bar.write(f"epoch {epoch}: loss {measured['loss']:.4f}")
+    model.wv.vectors = model.wv.vectors @ spectral_map(model.wv.vectors, config.spectrum)
+    model.wv.fill_norms(force=True)
     return model
 
 
@@ -139,7 +141,7 @@ def _model(config: VectorsConfig, seed: int) -> Word2Vec:
         vector_size=config.size,
         window=config.window,
         sg=int(config.skip_gram),
-        alpha=_RATE[config.skip_gram],
+        alpha=config.learning_rate or _RATE[config.skip_gram],
         negative=config.negative,
         hs=int(config.hierarchical_softmax),
         sample=config.subsample,
@@ -210,8 +212,33 @@ def loss(model: Word2Vec, sentences: list[list[str]], window: int) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 
-def write_vectors(model: Word2Vec, run: Path) -> None:
-    """vectors.npy, counts.npy and, with subwords, ngrams.npy, each replaced whole."""
+def spectral_map(vectors: Matrix, exponent: float) -> Matrix:
+    """The matrix [hidden, hidden] that raises the singular values of the unit vectors to a power.
+
+    With U S V' the vectors at unit length, what is multiplied by V S**(exponent - 1) V' becomes U S**exponent
+    V': the weighting of eigenvalues of Levy, Goldberg and Dagan (2015), which Artetxe et al. (2018) call the
+    order of similarity. It is linear, so that sums of n-gram rows may be mapped as well as words.
+
+    vectors: [vocab, hidden].
+    """
+    if exponent == 1.0:
+        return np.eye(vectors.shape[1], dtype=np.float32)
+    wide = vectors.astype(np.float64)
+    unit = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+    squares, basis = np.linalg.eigh(unit.T @ unit)
+    # directions that no word has stay as they are
+    values = np.sqrt(np.maximum(squares, 1e-12 * squares[-1]))
+    # the mean length of a vector stays about what it was
+    values /= values.mean()
+    mapping: Matrix = ((basis * values ** (exponent - 1.0)) @ basis.T).astype(np.float32)
+    return mapping
+
+
+def write_vectors(model: Word2Vec, run: Path, spectrum: float = 1.0) -> None:
+    """vectors.npy, counts.npy and, with subwords, ngrams.npy, each replaced whole.
+
+    spectrum: see :func:`spectral_map`; the model itself stays as it is.
+    """
     arrays: dict[str, npt.NDArray[Any]] = {}
     if isinstance(model, FastText):
         model.wv.adjust_vectors()  # whole-word rows are means of n-gram rows, made only when asked
@@ -219,7 +246,10 @@ def write_vectors(model: Word2Vec, run: Path) -> None:
     else:
         (run / NGRAMS).unlink(missing_ok=True)  # of an earlier job
     specials = len(SPECIALS)
-    vectors = np.pad(model.wv.vectors.astype(np.float32), ((specials, 0), (0, 0)))
+    mapping = spectral_map(model.wv.vectors, spectrum)
+    if NGRAMS in arrays:
+        arrays[NGRAMS] = arrays[NGRAMS] @ mapping
+    vectors = np.pad(model.wv.vectors.astype(np.float32) @ mapping, ((specials, 0), (0, 0)))
     counts = np.array([model.wv.get_vecattr(word, "count") for word in model.wv.index_to_key], np.int64)
     arrays |= {"vectors.npy": vectors, "counts.npy": np.pad(counts, (specials, 0))}
     for name, array in arrays.items():

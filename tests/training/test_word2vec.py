@@ -17,7 +17,7 @@ from bundle.errors import VoisinError
 from bundle.tokenizer import Tokenizer
 from training.config import Recipe, encode_recipe, recipe_from
 from training.similarity import Space
-from training.word2vec import CorpusTooSmall, fit, load_run, loss
+from training.word2vec import CorpusTooSmall, fit, load_run, loss, spectral_map
 
 TOPICS = {
     "sea": ["mer", "vague", "navire", "marin", "voile", "port", "poisson", "sel"],
@@ -152,6 +152,26 @@ def test_a_run_that_does_not_fit_together_is_refused(make: Make, tmp_path: Path)
     np.save(run / "vectors.npy", np.zeros((3, 16), np.float32))
     with pytest.raises(VoisinError, match="vectors of shape"):
         load_run(run)
+
+
+@pytest.mark.parametrize("exponent", [1.0, 0.5, 0.25])
+def test_the_spectrum_is_raised_to_a_power(exponent: float) -> None:
+    draw = np.random.default_rng(0)
+    lengths = draw.uniform(0.5, 3.0, (400, 1))
+    unit = draw.normal(size=(400, 12)) * np.geomspace(5, 0.1, 12)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    found = unit @ spectral_map((unit * lengths).astype(np.float32), exponent)
+    left, values, right = np.linalg.svd(unit, full_matrices=False)
+    scale = 1.0 if exponent == 1.0 else values.mean() ** (1.0 - exponent)
+    np.testing.assert_allclose(found, scale * (left * values**exponent) @ right, atol=2e-5)
+
+
+def test_what_is_written_has_the_spectrum_asked_for(make: Make, tmp_path: Path) -> None:
+    plain = np.load(run_of(make(), tmp_path / "plain") / "vectors.npy")
+    level = np.load(run_of(make(spectrum=0.5), tmp_path / "level") / "vectors.npy")
+    np.testing.assert_allclose(level, plain @ spectral_map(plain[4:], 0.5), atol=1e-5)
+    scores = json.loads((tmp_path / "level" / "evaluation.json").read_text("utf-8"))
+    assert scores["vocabulary"] == len(plain) - 4
 
 
 def test_the_loss_is_the_formula() -> None:
