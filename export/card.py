@@ -130,7 +130,8 @@ def architecture(recipe: Recipe) -> str:
         loss = (
             "hierarchical softmax" if vectors.hierarchical_softmax else f"{vectors.negative} negative samples"
         )
-        return f"Word2Vec, {method}, {loss}, {vectors.size} dimensions, window {vectors.window}"
+        name = "FastText" if vectors.subwords else "Word2Vec"
+        return f"{name}, {method}, {loss}, {vectors.size} dimensions, window {vectors.window}"
     model = recipe.model
     assert model is not None  # the recipe was checked when it was read
     if not model.recurrent:
