@@ -5,7 +5,7 @@ PORT ?= 8000
 HOST ?= 127.0.0.1
 DEV := .venv-dev/bin
 
-.PHONY: help serve setup test check format bench train-toy constraints clean
+.PHONY: help serve setup test check format bench ablations train-toy constraints clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -30,6 +30,9 @@ format: .venv-dev/.ready ## format and mend what can be mended
 
 bench: .venv-dev/.ready ## ours and the peer, interleaved, one table
 	$(DEV)/python -m bench
+
+ablations: .venv-dev/.ready ## small experiments on one core (VOISIN_DATA= the folder of the corpora)
+	$(DEV)/python -m training.ablations all
 
 train-toy: .venv-dev/.ready ## train, export, verify and serve every toy recipe
 	$(DEV)/python -m export.toys --serve

@@ -12,7 +12,9 @@ from export.pipeline import export_run
 from training import corpus
 
 MakeRun = Callable[..., Path]
-TEXT = "the sea is grey. The house is old and small.\nthe sea is grey.\nno\n\na\ttab and words. 12 13 14 15.\n"
+TEXT = (
+    "the sea is grey. The house is old and small.\nthe sea is grey.\nno\n\na\ttab and words. 12 13 14 15.\n"
+)
 
 
 @pytest.fixture
@@ -32,7 +34,9 @@ def test_pairs_are_what_the_bundle_says(bundle: Path) -> None:
     assert isinstance(model, Translator)
     texts = ["the sea", "an old house"]
     found = list(back_translated(model, texts, ratio=1e9))
-    assert found == [(f"<bt> {model.translate(text, TranslationOptions(beam=1)).text}".strip(), text) for text in texts]
+    assert found == [
+        (f"<bt> {model.translate(text, TranslationOptions(beam=1)).text}".strip(), text) for text in texts
+    ]
     assert list(back_translated(model, ["123"])) == []  # nothing was translated
 
 
