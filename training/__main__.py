@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -82,41 +82,18 @@ def _network(recipe: Recipe, text: str, folder: Path, resume: bool) -> None:
 
     from bundle.tokenizer import Tokenizer
     from training.checkpoint import TOKENIZER, load_model
-    from training.device import choose
-    from training.language import LanguageTask
     from training.loop import Loop
-    from training.models import build, count_parameters
-    from training.tokenizer import train_tokenizer
-    from training.translation import TranslationTask
+    from training.models import count_parameters
+    from training.prepare import make_task, make_tokenizer
 
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
-    torch.manual_seed(recipe.seed)
     if not resume:
-        settings = recipe.tokenizer
-        train_tokenizer(
-            _texts(recipe),
-            folder / TOKENIZER,
-            level=settings.level,
-            size=settings.size,
-            lowercase=settings.lowercase,
-            translator=recipe.kind == "translator",
-            with_unk=settings.unknown,
-            min_count=settings.min_count,
-            plain=settings.plain,
-            sample=settings.sample,
-        )
+        make_tokenizer(recipe, folder / TOKENIZER)
     tokenizer = Tokenizer.load(folder / TOKENIZER)
-    assert recipe.model is not None
-    assert recipe.kind != "vectors"
-    model = build(recipe.kind, recipe.model, tokenizer.size).to(choose(recipe.train.device))
-    print(f"{recipe.name}: {count_parameters([model]):,} parameters, {tokenizer.size:,} ids", file=sys.stderr)
-    task: LanguageTask | TranslationTask
-    task = (
-        LanguageTask(recipe, tokenizer, model)
-        if recipe.kind == "language"
-        else TranslationTask(recipe, tokenizer, model)
-    )
+    task = make_task(recipe, tokenizer)
+    parameters = count_parameters([task.model])
+    print(f"{recipe.name}: {parameters:,} parameters, {tokenizer.size:,} ids", file=sys.stderr)
     loop = Loop(task, recipe.train, folder, name=recipe.name, text=text)
     if resume:
         loop.resume()
@@ -127,23 +104,6 @@ def _network(recipe: Recipe, text: str, folder: Path, resume: bool) -> None:
     (folder / "samples.txt").write_text(samples, encoding="utf-8")
     _write_json(folder / "evaluation.json", scores)
     print(f"{recipe.name}: " + ", ".join(f"{key} {value}" for key, value in scores.items()), file=sys.stderr)
-
-
-def _texts(recipe: Recipe) -> Iterator[str]:
-    """What the tokenizer is built from: the training side of the corpus only."""
-    from training import corpus
-
-    share = recipe.corpus.held_out
-    split: corpus.Split = "train" if share else "all"
-    if recipe.kind == "translator":
-        languages = (recipe.languages[0], recipe.languages[1])
-        sources = recipe.corpus.sources
-        for pair in corpus.pairs(sources, languages, held_out=share, split=split, seed=recipe.seed):
-            yield from pair
-    else:
-        yield from corpus.lines(
-            recipe.corpus.sources, language=recipe.languages[0], held_out=share, split=split, seed=recipe.seed
-        )
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 
 from bundle.tokenizer import Tokenizer
-from training.ablations.job import Job, TimedLoop, make_loop, make_tokenizer
+from training.ablations.job import Job, TimedLoop, make_loop
 from training.ablations.report import Cell, Table
 from training.config import Recipe
+from training.prepare import make_tokenizer
 
 SIDES: Mapping[str, Sequence[str]] = {
     "fp32": ("train.precision=fp32",),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -24,11 +24,9 @@ from training import checkpoint, corpus
 from training.batching import LanguageBatch, line_batches
 from training.checkpoint import TOKENIZER
 from training.config import Recipe, RecipeError, encode_recipe, load_recipe
-from training.language import LanguageTask
 from training.loop import Loop
-from training.models import Language, Model, build, count_parameters
-from training.tokenizer import train_tokenizer
-from training.translation import TranslationTask
+from training.models import Language, Model, count_parameters
+from training.prepare import make_task, make_tokenizer
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "ablations"
 
@@ -165,23 +163,6 @@ class TimedLoop(Loop):
         return loss, count
 
 
-def make_tokenizer(recipe: Recipe, path: Path) -> None:
-    """Builds the recipe's tokenizer from the training side of its corpora."""
-    settings = recipe.tokenizer
-    train_tokenizer(
-        _texts(recipe),
-        path,
-        level=settings.level,
-        size=settings.size,
-        lowercase=settings.lowercase,
-        translator=recipe.kind == "translator",
-        with_unk=settings.unknown,
-        min_count=settings.min_count,
-        plain=settings.plain,
-        sample=settings.sample,
-    )
-
-
 def unseen_lines(recipe: Recipe, count: int) -> list[str]:
     """The first so many lines of the test half of what the recipe holds out."""
     share = recipe.corpus.held_out
@@ -230,22 +211,4 @@ def _fitting(recipe: Recipe, tokenizer: Tokenizer, folder: Path) -> int:
 
 def make_loop(recipe: Recipe, tokenizer: Tokenizer, folder: Path, text: str) -> TimedLoop:
     """A fresh model of the recipe, ready to train; ``text`` is what its checkpoints keep of the recipe."""
-    assert recipe.model is not None
-    assert recipe.kind != "vectors"
-    torch.manual_seed(recipe.seed)
-    model = build(recipe.kind, recipe.model, tokenizer.size)
-    kind = LanguageTask if recipe.kind == "language" else TranslationTask
-    return TimedLoop(kind(recipe, tokenizer, model), recipe.train, folder, name=recipe.name, text=text)
-
-
-def _texts(recipe: Recipe) -> Iterator[str]:
-    share = recipe.corpus.held_out
-    split: corpus.Split = "train" if share else "all"
-    sources, seed = recipe.corpus.sources, recipe.seed
-    if recipe.kind == "translator":
-        languages = (recipe.languages[0], recipe.languages[1])
-        for pair in corpus.pairs(sources, languages, held_out=share, split=split, seed=seed):
-            yield from pair
-    else:
-        language = recipe.languages[0]
-        yield from corpus.lines(sources, language=language, held_out=share, split=split, seed=seed)
+    return TimedLoop(make_task(recipe, tokenizer), recipe.train, folder, name=recipe.name, text=text)
