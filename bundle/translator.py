@@ -1,5 +1,6 @@
 """Translation of a text, sentence by sentence."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from bundle.stepper import Prompt, Stepper
 from bundle.tokenizer import Tokenizer
 
 MAX_BEAM = 32
+_ADDRESS = re.compile(r"(?:https?://|www\.)\S+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 MAX_ALTERNATIVES = 16
 
 
@@ -194,8 +196,8 @@ class Translator:
     def job(self, text: str, options: TranslationOptions | None = None) -> TranslationJob:
         """The translation of ``text``, ready for a decoder; each sentence is a request.
 
-        What has no letter (12:30, ?!) is the same in every language and is no request. No words are said
-        three times in a row that the source does not repeat.
+        What has no word (12:30, ?!, an address) is the same in every language and is no request. No words are
+        said three times in a row that the source does not repeat.
 
         Raises:
             InvalidRequest: a wish that cannot be met, or a character without token.
@@ -204,8 +206,9 @@ class Translator:
         requests: list[Request] = []
         parts: list[int | str] = []
         for is_sentence, part in split_text(text):
-            for is_piece, piece in self._fit(part) if is_sentence else [(False, part)]:
-                if not is_piece or not any(character.isalpha() for character in piece):
+            whole = not is_sentence or not _translatable(part)
+            for is_piece, piece in [(False, part)] if whole else self._fit(part):
+                if not is_piece or not _translatable(piece):
                     parts.append(piece)
                     continue
                 parts.append(len(requests))
@@ -260,6 +263,11 @@ class Translator:
                 yield False, glue
             sentence = rest
         yield True, sentence
+
+
+def _translatable(text: str) -> bool:
+    """Whether there is a word beside numbers, marks and addresses."""
+    return any(character.isalpha() for character in _ADDRESS.sub("", text))
 
 
 def _longest(text: str, fits: Callable[[str], bool]) -> int:

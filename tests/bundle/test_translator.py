@@ -57,6 +57,19 @@ def test_blanks_and_newlines_stay(translator: Translator) -> None:
         assert (job.result().text, job.result().score, job.result().tokens) == (blank, 0.0, 0)
 
 
+@pytest.mark.parametrize(
+    "text", ["12:30 ?!", "...", "€ 3,50", "\U0001f600", "https://example.org/a?b=c", "me@example.org", "1\n2"]
+)
+def test_what_has_no_word_stays_as_it_is(translator: Translator, text: str) -> None:
+    job = translator.job(text)
+    assert job.done
+    assert job.requests == []
+    assert job.result().text == text
+    mixed = translator.job(f"{text}\nabc de")
+    assert len(mixed.requests) == 1
+    assert translator.translate(f"{text}\nabc de").text == f"{text}\n{translator.translate('abc de').text}"
+
+
 def test_long_sentences_are_cut_at_spaces(translator: Translator) -> None:
     text = "abc de fga bcd efg ab cd"  # 11 characters and eos fit
     pieces = ["abc de fga", "bcd efg ab", "cd"]
