@@ -25,14 +25,25 @@ class RepetitionGuard:
         surfaces = [tokenizer.surface(id) for id in range(tokenizer.size)]
         self._starts: Mask = np.array([surface.startswith(b" ") for surface in surfaces], np.bool_)
         self._letters: Mask = np.array([_has_letter(surface) for surface in surfaces], np.bool_)
+        # `Vide vide vide`: a word is the same word with and without its capital
+        first: dict[bytes, int] = {}
+        self._same = np.array([first.setdefault(_lower(surface), id) for id, surface in enumerate(surfaces)])
 
     def rule(self, source: tuple[int, ...]) -> "Rule":
         """The rule for a sentence to translate: what the source itself repeats may be repeated."""
-        free = any(self.banned(source[:end]) == source[end] for end in range(2, len(source)))
+        same = self._folded(source)
+        free = any(self._next(same[:end]) == same[end] for end in range(2, len(same)))
         return Rule(self, free=free)
 
-    def banned(self, ids: tuple[int, ...]) -> int | None:
-        """The token that would say once too often what ``ids`` end in."""
+    def banned(self, ids: Sequence[int]) -> Mask | None:
+        """The tokens that would say once too often what ``ids`` end in, with and without capital."""
+        again = self._next(self._folded(ids))
+        return None if again is None else self._same == again
+
+    def _folded(self, ids: Sequence[int]) -> tuple[int, ...]:
+        return tuple(self._same[np.array(ids, np.int64)].tolist())
+
+    def _next(self, ids: tuple[int, ...]) -> int | None:
         for size in range(1, min(_LONGEST, len(ids) // _WORDS) + 1):
             unit = ids[-size:]
             most = _WORDS if self._starts[unit[0]] else _PIECES
@@ -41,11 +52,6 @@ class RepetitionGuard:
             if all(ids[-size * n : len(ids) - size * (n - 1)] == unit for n in range(2, most + 1)):
                 return unit[0]
         return None
-
-    @property
-    def size(self) -> int:
-        """Tokens of the vocabulary."""
-        return len(self._starts)
 
 
 class Rule:
@@ -56,14 +62,17 @@ class Rule:
         self._free = free
 
     def __call__(self, ids: Sequence[int]) -> Mask | None:
-        id = None if self._free else self._guard.banned(tuple(ids[-_LONGEST * _PIECES :]))
-        if id is None:
-            return None
-        mask = np.ones(self._guard.size, np.bool_)
-        mask[id] = False
-        return mask
+        banned = None if self._free else self._guard.banned(ids[-_LONGEST * _PIECES :])
+        return None if banned is None else ~banned
 
 
 def _has_letter(surface: bytes) -> bool:
     # a byte above 7F is part of a letter more often than not
     return any(byte >= 0x80 or chr(byte).isalpha() for byte in surface)
+
+
+def _lower(surface: bytes) -> bytes:
+    try:
+        return surface.decode().lower().encode()
+    except UnicodeDecodeError:  # part of a character
+        return surface
