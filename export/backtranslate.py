@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             corpus.lines([source], seed=options.seed), shortest=options.shortest, longest=options.longest
         )
         chosen = tqdm(islice(found, options.limit or None), unit=" sentences", total=options.limit or None)
-        pairs = list(back_translated(model, chosen, beam=options.beam, tag=options.tag))
+        pairs = list(back_translated(model, chosen, beam=options.beam, tag=options.tag, ratio=options.ratio))
         # the columns of the corpora: English, then French
         english = model.target_language == "en"
         rows = (f"{made}\t{real}\n" if english else f"{real}\t{made}\n" for made, real in pairs)
@@ -93,6 +93,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--shortest", type=int, default=3, help="least words of a sentence (3)")
     parser.add_argument("--longest", type=int, default=25, help="most words of a sentence (25)")
     parser.add_argument("--beam", type=int, default=1, help="width of the search (1, greedy)")
+    parser.add_argument(
+        "--ratio", type=float, default=2.5, help="most that one side may be longer than the other (2.5)"
+    )
     parser.add_argument("--tag", default=TAG, help=f"what the synthetic side begins with ({TAG})")
     parser.add_argument("--seed", type=int, default=1, help="order in which files are mixed (1)")
     parser.add_argument("--force", action="store_true", help="replace the file")

@@ -41,8 +41,9 @@ def test_pairs_are_what_the_bundle_says(bundle: Path) -> None:
 
 
 def test_the_file_is_a_corpus(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "text.txt").write_text("the sea is grey. the house is old.\n", encoding="utf-8")
-    arguments = [str(bundle), str(tmp_path / "text.txt"), str(tmp_path / "out.tsv"), "--longest", "9"]
+    (tmp_path / "text.txt").write_text("the sea\nan old house\n", encoding="utf-8")
+    arguments = [str(bundle), str(tmp_path / "text.txt"), str(tmp_path / "out.tsv")]
+    arguments += ["--shortest", "2", "--ratio", "1e9"]
     assert main([*arguments, "--tag", "made:"]) == 0
     source = corpus.Source(
         path=str(tmp_path / "out.tsv"), name="x", licence="", attribution="", columns=("en", "fr")
@@ -50,10 +51,9 @@ def test_the_file_is_a_corpus(bundle: Path, tmp_path: Path, capsys: pytest.Captu
     pairs = list(corpus.pairs([source]))
     model = open_bundle(bundle)
     assert isinstance(model, Translator)
-    assert [french for french, _ in map(reversed, pairs)] or not pairs  # columns in the corpora's order
-    for english, french in pairs:
-        assert english == "the sea is grey. the house is old."[: len(english)] or english.endswith(".")
-        assert french.startswith("made: ")
+    found = back_translated(model, ["the sea", "an old house"], tag="made:", ratio=1e9)
+    assert pairs == list(found)  # French to English: what is made is English, the corpora's first column
+    assert len(pairs) == 2
     assert main(arguments) == 1
     assert "--force" in capsys.readouterr().err
     assert main([str(tmp_path), *arguments[1:], "--force"]) == 1

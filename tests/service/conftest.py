@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from tests.service.making import HOST, Service, make_bundles, serve
 
@@ -57,6 +58,15 @@ class RedisServer:
             except OSError:
                 time.sleep(0.01)
         raise AssertionError("redis-server does not answer")
+
+    def wait_for(self, keys: int) -> None:
+        """Until it holds as many keys."""
+        with redis.Redis(port=self.port, host=HOST) as client:
+            for _ in range(500):
+                if client.dbsize() == keys:
+                    return
+                time.sleep(0.01)
+        raise AssertionError(f"redis holds {client.dbsize()} keys, not {keys}")
 
     def signal(self, number: signal.Signals) -> None:
         assert self.process is not None

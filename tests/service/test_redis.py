@@ -46,17 +46,19 @@ def wait_redis(service: Service, up: float) -> None:
     raise AssertionError(f"redis_up did not become {up}")
 
 
-def test_two_processes_share_answers_of_every_task(pair: tuple[Service, Service]) -> None:
+def test_two_processes_share_answers_of_every_task(
+    pair: tuple[Service, Service], redis_server: RedisServer
+) -> None:
     first, second = pair
-    for method, path, body in (
-        ("GET", "/similar?word=king", None),
-        ("POST", "/similar", {"positive": ["king", "woman"], "negative": ["man"]}),
-        ("GET", "/complete?prompt=the+gran&lang=en", None),
-        ("POST", "/translate", {"q": ["abc de", "fed"], "source": "fr", "target": "en"}),
+    for stored, method, path, body in (
+        (1, "GET", "/similar?word=king", None),
+        (2, "POST", "/similar", {"positive": ["king", "woman"], "negative": ["man"]}),
+        (3, "GET", "/complete?prompt=the+gran&lang=en", None),
+        (5, "POST", "/translate", {"q": ["abc de", "fed"], "source": "fr", "target": "en"}),
     ):
         made = first.ask(method, path, body)
         assert made.cache == "miss"
-        time.sleep(0.05)  # the write is not waited for
+        redis_server.wait_for(stored)  # the write is not waited for
         shared = second.ask(method, path, body)
         assert (shared.cache, shared.body) == ("hit", made.body)
     assert second.metric("voisin_cache_requests_total", tier="redis", result="hit") == 5
