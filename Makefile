@@ -4,8 +4,11 @@ PYTHON ?= python3
 PORT ?= 8000
 HOST ?= 127.0.0.1
 DEV := .venv-dev/bin
+TARGET ?= service
+RUNTIME ?= cpu
+TAG ?= voisin$(if $(filter training,$(TARGET)),-training):0.1.0$(if $(filter gpu,$(RUNTIME)),-gpu)
 
-.PHONY: help serve setup test check format bench ablations train-toy constraints clean
+.PHONY: help serve setup test fuzz test-faults fuzz-loaders audit check format bench ablations train-toy image check-deploy test-image constraints clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -17,6 +20,19 @@ setup: .venv-dev/.ready ## the environment that trains, exports and tests
 
 test: .venv-dev/.ready ## every test; what was skipped is printed with its reason
 	$(DEV)/python -m pytest
+
+fuzz: .venv-dev/.ready ## requests made from /schema, FUZZ_REQUESTS of them (default 20000): no 5xx, every answer conforms
+	FUZZ_REQUESTS=$${FUZZ_REQUESTS:-20000} $(DEV)/python -m pytest tests/clients/test_schemathesis.py -s
+
+test-faults: .venv-dev/.ready ## every fault on real processes, the long ones too (minutes)
+	$(DEV)/python -m pytest tests/faults -m "faults_long or not faults_long"
+
+fuzz-loaders: .venv-dev/.ready ## mutated bundles for FUZZ_SECONDS each file (default 120)
+	VOISIN_FUZZ_SECONDS=$${FUZZ_SECONDS:-120} $(DEV)/python -m pytest tests/security/test_fuzz_loaders.py -s
+
+audit: .venv-dev/.ready ## known holes in what constraints.txt pins; asks the vulnerability service of PyPI (network)
+	$(DEV)/pip install --quiet --disable-pip-version-check pip-audit
+	$(DEV)/pip-audit --no-deps --disable-pip -r constraints.txt
 
 check: .venv-dev/.ready ## format, lint, types, import rules
 	$(DEV)/ruff format --check .
@@ -36,6 +52,15 @@ ablations: .venv-dev/.ready ## small experiments on one core (VOISIN_DATA= the f
 
 train-toy: .venv-dev/.ready ## train, export, verify and serve every toy recipe
 	$(DEV)/python -m export.toys --serve
+
+image: ## build an image (TARGET=service|training, RUNTIME=cpu|gpu, TAG=, VOISIN_IMAGE_BUILDER=docker)
+	deploy/build-image.sh $(TAG) --target $(TARGET) --build-arg RUNTIME=$(RUNTIME)
+
+check-deploy: .venv-dev/.ready ## manifests, alerts, dashboard, a real Prometheus (kubectl, promtool, prometheus, redis-server)
+	$(DEV)/python -m pytest tests/deploy
+
+test-image: .venv-dev/.ready ## build both images, run and query them (minutes; docker, or VOISIN_IMAGE_BUILDER and podman)
+	$(DEV)/python -m pytest tests/deploy/test_image.py -m image -s
 
 constraints: .venv-dev/.ready ## write constraints.txt from the development environment
 	(echo '# What CI installs. Regenerate: `make constraints`.'; \

@@ -1,4 +1,4 @@
-"""`python -m bench [similar] [decode] [startup]`: asks the questions, prints one table, fills bench/out."""
+"""`python -m bench [QUESTION...]`: similar, decode, engine, startup. Prints one table, fills bench/out."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import decode, similar, startup
+from bench import decode, engine, similar, startup
 from bench.rounds import Row, save, table
 from bundle.errors import VoisinError
 
 QUESTIONS: dict[str, Callable[[Path], list[Row]]] = {
     "similar": similar.measure,
     "decode": decode.measure,
+    "engine": engine.measure,
     "startup": startup.measure,
 }
 

@@ -1,8 +1,9 @@
-"""How many nearest-word answers a second, beside the most trivial route of the same server?"""
+"""How many nearest-word answers a second, beside the most trivial route of the server, and beside gensim?"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -14,44 +15,91 @@ from bundle.manifest import MANIFEST
 from bundle.vectors import Vectors
 from export import ExportError
 from export.server import HOST, serve
+from tests.bundle.wordy import draw, make_words, spell
 
 PEER = "/ping"
 WORDS = 256
+LARGE, HIDDEN = 400_000, 100
+_FRESH = {"Cache-Control": "no-cache"}
 
 
 def measure(models: Path, *, rounds: int = 5, seconds: float = 1.5) -> list[Row]:
-    """Requests a second and latency at 1 and 32 connections: `/ping`, `/similar` from the cache, and
-    `/similar` computed afresh (`Cache-Control: no-cache`). Raises ExportError without a vectors bundle."""
+    """Requests a second and latency: :func:`beside_ping` and :func:`beside_gensim`.
+
+    Raises ExportError without a vectors bundle.
+    """
+    return beside_ping(models, rounds=rounds, seconds=seconds) + beside_gensim(rounds=rounds, seconds=seconds)
+
+
+def beside_ping(models: Path, *, rounds: int, seconds: float) -> list[Row]:
+    """`/ping`; `/similar` asked before; computed afresh (`no-cache`): ten neighbours, which a table of them
+    has, and eleven, which are scanned for."""
     name, words = vocabulary(models)
     paths = [f"/similar?word={quote(word)}&model={quote(name)}" for word in words]
-    found: list[Row] = []
     with serve(models, {"VOISIN_LOG_LEVEL": "warning"}) as server:
         host = f"{HOST}:{server.port}"
         kinds = {
             PEER: [request("/ping", host=host)],
             "/similar cached": [request(path, host=host) for path in paths],
-            "/similar computed": [
-                request(path, host=host, headers={"Cache-Control": "no-cache"}) for path in paths
-            ],
+            "/similar computed": [request(path, host=host, headers=_FRESH) for path in paths],
+            "/similar scanned": [request(f"{path}&topn=11", host=host, headers=_FRESH) for path in paths],
         }
-        for concurrency in (1, 32):
-            loads: dict[str, list[Load]] = {kind: [] for kind in kinds}
+        found: list[Row] = []
+        for connections in (1, 32):
+            found += compare(server.port, kinds, connections, peer=PEER, rounds=rounds, seconds=seconds)
+        return found
 
-            def side(kind: str, concurrency: int, loads: dict[str, list[Load]]) -> float:
-                load = drive(HOST, server.port, kinds[kind], concurrency=concurrency, seconds=seconds)
-                loads[kind].append(load)
-                return load.rate
 
-            sides: dict[str, Callable[[], float]] = {
-                kind: partial(side, kind, concurrency, loads) for kind in kinds
+def beside_gensim(*, rounds: int, seconds: float) -> list[Row]:
+    """gensim's `most_similar` as a route of the same server, over the same 400,000 vectors of 100 numbers."""
+    with tempfile.TemporaryDirectory() as scratch:
+        models = Path(scratch) / "models"
+        asked = 2.0 * LARGE * HIDDEN * (WORDS + 8)  # the table has the words that are asked for
+        make_words(models / "words-en", spell(LARGE), draw(LARGE, HIDDEN), operations=asked)
+        words = [quote(word) for word in spell(WORDS)]
+        with serve(
+            models, {"VOISIN_LOG_LEVEL": "warning"}, patience=300, module="bench.gensim_server"
+        ) as server:
+            host = f"{HOST}:{server.port}"
+            kinds = {
+                "gensim": [request(f"/gensim?word={word}", host=host) for word in words],
+                "/similar cached": [request(f"/similar?word={word}", host=host) for word in words],
+                "/similar computed": [
+                    request(f"/similar?word={word}", host=host, headers=_FRESH) for word in words
+                ],
+                "/similar scanned": [
+                    request(f"/similar?word={word}&topn=11", host=host, headers=_FRESH) for word in words
+                ],
             }
-            rates = interleave(sides, rounds=rounds)
-            question = f"requests, {concurrency} connection{'s' * (concurrency > 1)}"
-            found += rows(question, rates, unit="requests/s", peer=PEER)
-            for q in (50, 99):
-                # the first load of each kind was the warm-up
-                waits = {kind: [load.percentile(q) for load in some[1:]] for kind, some in loads.items()}
-                found += rows(f"{question}, p{q}", waits, unit="ms", peer=PEER)
+            label = f"{LARGE:,} x {HIDDEN}: "
+            return compare(server.port, kinds, 4, peer="gensim", rounds=rounds, seconds=seconds, label=label)
+
+
+def compare(
+    port: int,
+    kinds: Mapping[str, Sequence[bytes]],
+    connections: int,
+    *,
+    peer: str,
+    rounds: int,
+    seconds: float,
+    label: str = "",
+) -> list[Row]:
+    """Requests a second of each kind, and latencies, in turns."""
+    loads: dict[str, list[Load]] = {kind: [] for kind in kinds}
+
+    def side(kind: str) -> float:
+        load = drive(HOST, port, kinds[kind], concurrency=connections, seconds=seconds)
+        loads[kind].append(load)
+        return load.rate
+
+    sides: dict[str, Callable[[], float]] = {kind: partial(side, kind) for kind in kinds}
+    question = f"{label}requests, {connections} connection{'s' * (connections > 1)}"
+    found = rows(question, interleave(sides, rounds=rounds), unit="requests/s", peer=peer)
+    for q in (50, 99):
+        # the first load of each kind was the warm-up
+        waits = {kind: [load.percentile(q) for load in some[1:]] for kind, some in loads.items()}
+        found += rows(f"{question}, p{q}", waits, unit="ms", peer=peer)
     return found
 
 

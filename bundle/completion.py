@@ -21,6 +21,9 @@ class CompletionOptions:
         n: choices; with temperature 0 the n best, all different.
         seed: of the random numbers; None = another one each time.
         stop: strings that end the text, which is cut before them.
+        presence_penalty, frequency_penalty: see :func:`bundle.sampling.penalise`.
+        logit_bias: pairs of a token and what is added to its logit.
+        logprobs: keep every token's log-probability, and the names of so many of the likeliest in its place.
     """
 
     level: CompletionLevel = "token"
@@ -32,6 +35,10 @@ class CompletionOptions:
     top_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -50,25 +57,46 @@ class CompletionWishes:
     top_p: float
     seed: int | None
     stop: tuple[str, ...]
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token with its raw log-probability. ``offset`` characters of the text come before it; ``top`` are
+    the likeliest ids in its place, likeliest first.
+    """
+
+    id: int
+    logprob: float
+    offset: int
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What is appended to the prompt. ``word`` (level ``word`` only) is the completed first word."""
+    """What is appended to the prompt. ``word`` (level ``word`` only) is the completed first word.
+
+    ``tokens`` counts what was generated; ``logprobs``, where asked for, has those that the text holds.
+    """
 
     text: str
     finish_reason: Reason
     logprob: float
     tokens: int
     word: str | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Piece:
-    """More text of a choice. The joined pieces are its whole text."""
+    """More text of a choice. The joined pieces are its whole text, and so it is with ``logprobs``."""
 
     choice: int
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class CompletionJob:
@@ -89,6 +117,7 @@ class CompletionJob:
         n: int,
         stop: Sequence[str],
         rule: WordRule | None,
+        logprobs: bool = False,
     ) -> None:
         self.requests = [request]
         self.done = False
@@ -99,6 +128,7 @@ class CompletionJob:
         self._n = n
         self._stop = stop
         self._rule = rule
+        self._logprobs = logprobs
         # A beam gives its texts at the end only, and may give one twice, in other tokens.
         self._streams = request.beam == 1
         self._texts = [self._text() for _ in range(request.n if self._streams else 0)]
@@ -107,7 +137,11 @@ class CompletionJob:
     def feed(self, index: int, event: Event) -> list[Piece]:
         """Take an event of request ``index``; the text that is sure to stay."""
         if isinstance(event, Token):
-            return self._pieces(event.choice, self._texts[event.choice].feed(event.id))
+            text = self._texts[event.choice]
+            if self._logprobs:
+                text.note(event.id, event.logprob, event.top)
+            new = text.feed(event.id)
+            return self._pieces(event.choice, new, text.released())
         text = self._texts[event.choice] if self._streams else self._text()
         if not self._streams:
             for id in event.ids:
@@ -116,7 +150,7 @@ class CompletionJob:
         self._finished[event.choice] = self._completion(text, event)
         self.done = event.left == 0
         if self._streams:
-            return self._pieces(event.choice, rest)
+            return self._pieces(event.choice, rest, text.released(last=True))
         if not self.done:
             return []
         return [
@@ -140,8 +174,8 @@ class CompletionJob:
             )
         return _Text(Detokenizer(self._tokenizer, continues=continues(self._prompt)), self._stop)
 
-    def _pieces(self, choice: int, text: str) -> list[Piece]:
-        return [Piece(choice, text)] if text else []
+    def _pieces(self, choice: int, text: str, logprobs: tuple[TokenLogprob, ...] = ()) -> list[Piece]:
+        return [Piece(choice, text, logprobs)] if text or logprobs else []
 
     def _completion(self, text: "_Text", event: Finished) -> Completion:
         reason, word = event.reason, None
@@ -152,7 +186,8 @@ class CompletionJob:
                 reason = "length"
         elif text.stopped:
             reason = "stop"
-        return Completion(text.text, reason, event.logprob, len(event.ids), word)
+        kept = tuple(text.kept()) if self._logprobs else None
+        return Completion(text.text, reason, event.logprob, len(event.ids), word, kept)
 
 
 class _Text:
@@ -173,6 +208,8 @@ class _Text:
         self._skip = skip
         self._whole = whole
         self._sent = 0
+        self._tokens: list[TokenLogprob] = []
+        self._tokens_sent = 0
 
     def feed(self, id: int) -> str:
         self._append(self._detokenizer.feed(id))
@@ -185,6 +222,27 @@ class _Text:
             # A first word without end is better than nothing.
             self.text = cut or self.text
         return self._release(len(self.text))
+
+    def note(self, id: int, logprob: float, top: tuple[tuple[int, float], ...]) -> None:
+        """Keep the log-probability of the token that is fed next."""
+        if not self.stopped:
+            self._tokens.append(TokenLogprob(id, logprob, len(self.text), top))
+
+    def kept(self) -> list[TokenLogprob]:
+        """The tokens noted, but those that a stop string cut off."""
+        return [each for each in self._tokens if not self.stopped or each.offset < len(self.text)]
+
+    def released(self, last: bool = False) -> tuple[TokenLogprob, ...]:
+        """The tokens whose text began to be let through since the last call; at the end the rest of them."""
+        new: list[TokenLogprob] = []
+        for each in self._tokens[self._tokens_sent :]:
+            if each.offset >= (len(self.text) if self.stopped else self._sent) and not (
+                last and not self.stopped
+            ):
+                break
+            new.append(each)
+        self._tokens_sent += len(new)
+        return tuple(new)
 
     def _append(self, text: str) -> None:
         if self.stopped:

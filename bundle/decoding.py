@@ -7,16 +7,15 @@ drive this loop.
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bundle.beam import Beam, Hypothesis, Reason, best_of_each
-from bundle.sampling import choose, log_sum_exp, philox
-from bundle.stepper import Array, Prompt, State, Stepper
-
-Mask = NDArray[np.bool_]
+from bundle.beam import Beam, Hypothesis, Reason
+from bundle.outlook import Ban, Mask, Outlook, Wish
+from bundle.sampling import choose, philox
+from bundle.stepper import Array, Prompt, Scores, State, Stepper
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,8 @@ class Request:
         closing: from the ids generated so far to the tokens that would end the answer here without belonging
             to it (the space after a last word). With eos they are one outcome, of their joint probability.
         stop: whether a choice is finished with the ids generated so far.
+        adjust: changes the logits of a row in place, from the ids generated so far (penalties, biases).
+        top_logprobs: how many of the likeliest tokens every ``Token`` names beside its own; not for beams.
     """
 
     prompt: Prompt
@@ -44,12 +45,18 @@ class Request:
     allow: Callable[[Sequence[int]], Mask | None] | None = None
     closing: Callable[[Sequence[int]], Mask | None] | None = None
     stop: Callable[[Sequence[int]], bool] | None = None
+    adjust: Callable[[Sequence[int], Array], None] | None = None
+    top_logprobs: int = 0
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1 or self.n < 1 or self.beam < 1:
             raise ValueError("max_tokens, n and beam are at least 1")
         if self.beam > 1 and (self.n > self.beam or self.temperature > 0.0):
             raise ValueError("a beam search is not sampled, and gives no more choices than it is wide")
+        if self.beam > 1 and self.top_logprobs:
+            raise ValueError("a beam search sends no tokens that could name others")
+        if self.beam > 1 and self.adjust is not None:
+            raise ValueError("a beam search ranks by the model's own probabilities")
 
     @property
     def rows(self) -> int:
@@ -58,12 +65,16 @@ class Request:
 
 
 class Token(NamedTuple):
-    """One more token of a choice. ``logprob`` is the raw model's. Beams send none until they finish."""
+    """One more token of a choice. ``logprob`` is the raw model's. Beams send none until they finish.
+
+    ``top`` are the likeliest ids in its place, with their raw log-probabilities, likeliest first.
+    """
 
     tag: Hashable
     choice: int
     id: int
     logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 class Finished(NamedTuple):
@@ -121,6 +132,19 @@ class _Group:
             return [choice.ids for choice in self.choices]
         return [hypothesis.ids for hypothesis in self.beam.live]
 
+    def wish(self, ids: Sequence[int]) -> Wish:
+        """What the row that has come to ``ids`` asks of its next token."""
+        request = self.request
+        allow, closing, adjust = request.allow, request.closing, request.adjust
+        return Wish(
+            most=1 if self.beam is None else 2 * self.beam.width,
+            allowed=None if allow is None else allow(ids),
+            closing=None if closing is None else closing(ids),
+            adjust=None if adjust is None else partial(adjust, ids),
+            sampled=request.temperature > 0.0,
+            top=request.top_logprobs,
+        )
+
     def ends(self, ids: Sequence[int], capacity: int) -> Reason | None:
         """Why a choice that has come to ``ids`` goes no further, or None where it does."""
         request = self.request
@@ -148,7 +172,7 @@ class Decoder:
         self.max_rows = max_rows
         self._stepper = stepper
         self._end = pad if eos is None else eos
-        self._banned = np.array(sorted({*banned, pad} - {eos}), np.int64)
+        self._banned = Ban(np.array(sorted({*banned, pad} - {eos}), np.int64), stepper.vocab)
         self._waiting: deque[_Group] = deque()
         self._groups: list[_Group] = []
         self._state: State | None = None
@@ -202,28 +226,34 @@ class Decoder:
         The prompts admitted are prefilled together in a run of their own. Without rows nothing is run. When
         the model raises, the decoder is as it was before the call.
         """
-        admitted = self._admissible()
-        parts: list[tuple[Array, State]] = []
-        if self._state is not None:
-            parts.append(self._stepper.step(self._state, self._next))
-        if admitted:
-            parts.append(self._stepper.prefill([group.request.prompt for group in admitted]))
-        if not parts:
+        running, admitted = self._groups, self._admissible()
+        if not running and not admitted:
             return []
-        running = self._groups
+        parts: list[tuple[list[_Group], list[Wish], Scores, State]] = []
+        if self._state is not None:
+            wishes = _wishes(running)
+            scores, state = self._stepper.advance(self._state, self._next, logits=self._judges(wishes))
+            parts.append((running, wishes, scores, state))
+        if admitted:
+            wishes = _wishes(admitted)
+            prompts = [group.request.prompt for group in admitted]
+            scores, state = self._stepper.begin(prompts, logits=self._judges(wishes))
+            parts.append((admitted, wishes, scores, state))
         events: list[Event] = []
         states: list[State] = []
         following: list[int] = []
-        for (logits, state), groups in zip(parts, (g for g in (running, admitted) if g), strict=True):
+        for groups, wishes, scores, state in parts:
             # n choices of a new prompt are one row of the prefill, and become n with the first token.
-            copies = [group.rows for group in groups] if groups is admitted else None
-            rows = np.arange(len(logits)) if copies is None else np.repeat(np.arange(len(logits)), copies)
-            parents, ids = self._choose(logits if copies is None else logits[rows], groups, events)
-            origin = rows[parents]
+            rows = None
+            if len(wishes) > len(state):
+                rows = np.repeat(np.arange(len(state)), [group.rows for group in groups])
+            outlook = Outlook(scores, rows, wishes, banned=self._banned, end=self._end)
+            parents, ids = self._choose(outlook, groups, events)
             following += ids
-            if len(origin):
-                in_place = len(origin) == len(state) and bool((origin == np.arange(len(state))).all())
-                states.append(state if in_place else self._stepper.select(state, origin))
+            origin = np.array(parents, np.int64) if rows is None else rows[parents]
+            if parents:
+                stay = rows is None and parents == list(range(len(state)))
+                states.append(state if stay else self._stepper.select(state, origin))
         for _ in admitted:
             self._waiting.popleft()
         self._groups = [group for group in (*running, *admitted) if group.rows]
@@ -241,25 +271,24 @@ class Decoder:
             admitted.append(group)
         return admitted
 
+    def _judges(self, wishes: Sequence[Wish]) -> bool:
+        """Whether any row has to be judged by all its logits."""
+        return any(wish.needs_logits(self._stepper.best, self._banned.count) for wish in wishes)
+
     def _choose(
-        self, logits: Array, groups: list[_Group], events: list[Event]
+        self, outlook: Outlook, groups: list[_Group], events: list[Event]
     ) -> tuple[list[int], list[int]]:
-        """The rows that go on, as places in ``logits``, and the token that each takes."""
-        normalisers = log_sum_exp(logits)[:, 0]
-        logits = self._constrain(logits, groups)
-        greedy = logits.argmax(axis=1)
+        """The rows that go on, as places in the outlook, and the token that each takes."""
         parents: list[int] = []
         ids: list[int] = []
-        candidates = self._candidates(logits, groups)
         row = 0
         for group in groups:
             taken = group.rows
             if group.beam is None:
-                self._extend(group, row, logits, normalisers, greedy, (parents, ids, events))
+                self._extend(group, row, outlook, (parents, ids, events))
             else:
-                some = candidates[row : row + taken, : 2 * group.beam.width]
-                values = np.take_along_axis(logits[row : row + taken], some, axis=1)
-                origin = group.beam.advance(some, values - normalisers[row : row + taken, None])
+                some, logprobs = outlook.candidates(row, row + taken, 2 * group.beam.width)
+                origin = group.beam.advance(some, logprobs)
                 parents += [row + place for place in origin]
                 ids += [hypothesis.ids[-1] for hypothesis in group.beam.live]
                 if not origin:
@@ -271,9 +300,7 @@ class Decoder:
         self,
         group: _Group,
         first: int,
-        logits: Array,
-        normalisers: Array,
-        greedy: NDArray[np.int64],
+        outlook: Outlook,
         out: tuple[list[int], list[int], list[Event]],
     ) -> None:
         request, tag, capacity = group.request, group.tag, self._stepper.capacity
@@ -281,28 +308,25 @@ class Decoder:
         going: list[_Choice] = []
         left = len(group.choices)
         for row, choice in enumerate(group.choices, first):
-            id = int(greedy[row])
-            logit = float(logits[row, id])
-            if logit == -np.inf:  # nothing is allowed here
+            id, logprob = outlook.best(row)
+            if logprob == -np.inf:  # nothing is allowed here
                 left -= 1
                 events.append(Finished(tag, choice.number, tuple(choice.ids), choice.logprob, "stop", left))
                 continue
             if request.temperature > 0.0:
-                uniform = philox(request.seed, choice.number, len(choice.ids))
                 id = choose(
-                    logits[row],
+                    outlook.logits(row),
                     temperature=request.temperature,
                     top_k=request.top_k,
                     top_p=request.top_p,
-                    uniform=uniform,
+                    uniform=philox(request.seed, choice.number, len(choice.ids)),
                 )
-                logit = float(logits[row, id])
-            logprob = logit - float(normalisers[row])
+                logprob = outlook.logprob(row, id)
             choice.logprob += logprob
             reason: Reason | None = "stop"
             if id != self._end:
                 choice.ids.append(id)
-                events.append(Token(tag, choice.number, id, logprob))
+                events.append(Token(tag, choice.number, id, logprob, outlook.top(row)))
                 reason = group.ends(choice.ids, capacity)
             if reason is None:
                 going.append(choice)
@@ -313,34 +337,9 @@ class Decoder:
                 events.append(Finished(tag, choice.number, tuple(choice.ids), choice.logprob, reason, left))
         group.choices = going
 
-    def _candidates(self, logits: Array, groups: list[_Group]) -> NDArray[np.int64]:
-        """The likeliest ids of every row, twice as many as the widest beam; empty without beams."""
-        width = max((group.beam.width for group in groups if group.beam is not None), default=0)
-        return best_of_each(logits, 2 * width) if width else np.empty((len(logits), 0), np.int64)
 
-    def _constrain(self, logits: Array, groups: list[_Group]) -> Array:
-        """``logits`` with minus infinity where a token may not be chosen."""
-        if not logits.flags.writeable:
-            logits = logits.copy()
-        if len(self._banned):
-            logits[:, self._banned] = -np.inf
-        row = 0
-        for group in groups:
-            allow, closing = group.request.allow, group.request.closing
-            if allow is not None or closing is not None:
-                for place, ids in enumerate(group.histories(), row):
-                    self._constrain_row(logits[place], closing and closing(ids), allow and allow(ids))
-            row += group.rows
-        return logits
-
-    def _constrain_row(self, row: Array, closing: Mask | None, allowed: Mask | None) -> None:
-        if closing is not None:
-            ending = np.append(row[closing], row[self._end])
-            row[closing] = -np.inf
-            if ending.max() > -np.inf:
-                row[self._end] = log_sum_exp(ending)[0]
-        if allowed is not None:
-            row[~allowed] = -np.inf
+def _wishes(groups: Sequence[_Group]) -> list[Wish]:
+    return [group.wish(ids) for group in groups for ids in group.histories()]
 
 
 def _ranked(group: _Group, beam: Beam) -> list[Finished]:

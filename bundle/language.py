@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 
+import numpy as np
+
 from bundle.completion import (
     Completion,
     CompletionJob,
@@ -12,13 +14,16 @@ from bundle.completion import (
     CompletionOptions,
     CompletionWishes,
     Piece,
+    TokenLogprob,
     continues,
     stops_at,
 )
 from bundle.decoding import Decoder, Request
 from bundle.errors import InvalidRequest
 from bundle.manifest import Manifest
-from bundle.stepper import Prompt, Stepper
+from bundle.prompt_scores import PromptScoringJob
+from bundle.sampling import penalise
+from bundle.stepper import Array, Prompt, Stepper
 from bundle.tokenizer import Tokenizer
 from bundle.words import WordRule, WordTable
 
@@ -30,12 +35,18 @@ __all__ = [
     "CompletionWishes",
     "Language",
     "Piece",
+    "PromptScoringJob",
+    "TokenLogprob",
 ]
 
 MAX_CHOICES = 32
 MAX_TEMPERATURE = 10.0
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 128
+MAX_PENALTY = 2.0
+MAX_BIASES = 1024
+MAX_BIAS = 100.0
+MAX_LOGPROBS = 20
 WORDS = 8  # appended by default to one choice; with several, each is one word
 WORD_BEAM = 8  # least width where words are sought: the first steps hold unfinished spellings of the same one
 
@@ -97,21 +108,56 @@ class Language:
             top_p=float(defaults.top_p if options.top_p is None else options.top_p),
             seed=options.seed if sampled else 0,
             stop=tuple(options.stop),
+            presence_penalty=float(options.presence_penalty),
+            frequency_penalty=float(options.frequency_penalty),
+            logit_bias=tuple(sorted((id, float(bias)) for id, bias in options.logit_bias)),
+            logprobs=options.logprobs,
         )
         self._check(wishes)
         # What makes no difference is made equal, so that equal answers have equal keys.
         return wishes if sampled else replace(wishes, top_k=0, top_p=1.0)
 
-    def job(self, prompt: str, options: CompletionOptions | None = None) -> CompletionJob:
+    def read(self, prompt: str | Sequence[int]) -> tuple[str, tuple[int, ...]]:
+        """A prompt as text and as ids, without bos, whichever of the two it is given as.
+
+        Raises:
+            InvalidRequest: a prompt too long, a character without token, or an id that no text has.
+        """
+        if isinstance(prompt, str):
+            ids = tuple(self.tokenizer.encode(prompt, field="prompt"))
+        else:
+            ids = tuple(prompt)
+            strange = [
+                id for id in ids if not 0 <= id < self.tokenizer.size or id in self.tokenizer.special_ids
+            ]
+            if strange:
+                raise InvalidRequest("prompt", f"has the token {strange[0]}, which stands for no text")
+        self._check_length(1 + len(ids))
+        return prompt if isinstance(prompt, str) else self.tokenizer.decode(ids), ids
+
+    def prompt_scores(self, prompt: str | Sequence[int], *, top: int = 0) -> PromptScoringJob:
+        """The log-probabilities of the tokens of a prompt, ready for a decoder.
+
+        Args:
+            top: how many of the likeliest tokens to name in each place.
+
+        Raises:
+            InvalidRequest: see :meth:`read`.
+        """
+        _, ids = self.read(prompt)
+        _within("logprobs", top, 0, MAX_LOGPROBS)
+        return PromptScoringJob(self.tokenizer, self._bos, ids, top=top)
+
+    def job(self, prompt: str | Sequence[int], options: CompletionOptions | None = None) -> CompletionJob:
         """The completion of ``prompt``, ready for a decoder.
 
         Raises:
-            InvalidRequest: a wish that cannot be met, a prompt too long, or a character without token.
+            InvalidRequest: a wish that cannot be met, or see :meth:`read`.
         """
         wishes = self.resolve(options or CompletionOptions())
         # The whole prompt counts, and must be spelt, even where its last word is then generated anew.
-        ids = (self._bos, *self.tokenizer.encode(prompt, field="prompt"))
-        self._check_length(len(ids))
+        prompt, read = self.read(prompt)
+        ids = (self._bos, *read)
         rule = None
         if wishes.level == "word":
             kept, typed = self._words.split(self.tokenizer.normalize(prompt))
@@ -131,8 +177,18 @@ class Language:
             allow=None if rule is None else rule.allow,
             closing=None if rule is None else rule.closing,
             stop=self._stop(prompt, wishes.stop, rule),
+            adjust=_adjustment(wishes),
+            top_logprobs=wishes.logprobs or 0,
         )
-        return CompletionJob(self.tokenizer, request, prompt=prompt, n=wishes.n, stop=wishes.stop, rule=rule)
+        return CompletionJob(
+            self.tokenizer,
+            request,
+            prompt=prompt,
+            n=wishes.n,
+            stop=wishes.stop,
+            rule=rule,
+            logprobs=wishes.logprobs is not None,
+        )
 
     def complete(self, prompt: str, options: CompletionOptions | None = None) -> list[Completion]:
         """The completions of ``prompt``, at most ``options.n``, best (or first drawn) first.
@@ -213,6 +269,38 @@ class Language:
             )
         if any(0xD800 <= ord(character) <= 0xDFFF for string in wishes.stop for character in string):
             raise InvalidRequest("stop", "has half of a surrogate pair, which is no character")
+        self._check_steering(wishes)
+
+    def _check_steering(self, wishes: CompletionWishes) -> None:
+        _within("presence_penalty", wishes.presence_penalty, -MAX_PENALTY, MAX_PENALTY)
+        _within("frequency_penalty", wishes.frequency_penalty, -MAX_PENALTY, MAX_PENALTY)
+        if len(wishes.logit_bias) > MAX_BIASES:
+            raise InvalidRequest("logit_bias", f"has {len(wishes.logit_bias)} tokens", limit=MAX_BIASES)
+        for id, bias in wishes.logit_bias:
+            if not 0 <= id < self.tokenizer.size:
+                raise InvalidRequest("logit_bias", f"names the token {id}; there are {self.tokenizer.size}")
+            _within("logit_bias", bias, -MAX_BIAS, MAX_BIAS)
+        if wishes.logprobs is not None:
+            _within("logprobs", wishes.logprobs, 0, MAX_LOGPROBS)
+        if wishes.beam > 1 and (wishes.logprobs is not None or _adjustment(wishes) is not None):
+            raise InvalidRequest("beam", "a beam search takes no penalties and biases, and tells no logprobs")
+        if wishes.level == "word" and wishes.logprobs is not None:
+            raise InvalidRequest("logprobs", "are of tokens: level must not be word")
+
+
+def _adjustment(wishes: CompletionWishes) -> Callable[[Sequence[int], Array], None] | None:
+    """What penalties and biases do to the logits of a row; None where there are none."""
+    presence, frequency, biases = wishes.presence_penalty, wishes.frequency_penalty, wishes.logit_bias
+    if not (presence or frequency or biases):
+        return None
+    places = np.array([id for id, _ in biases], np.int64)
+    values = np.array([bias for _, bias in biases], np.float32)
+
+    def adjust(ids: Sequence[int], logits: Array) -> None:
+        penalise(logits, ids, presence=presence, frequency=frequency)
+        np.add.at(logits, places, values)
+
+    return adjust
 
 
 def _within(field: str, value: int | float, least: int | float, most: int | float) -> None:

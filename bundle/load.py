@@ -9,13 +9,17 @@ from bundle.completion import CompletionOptions
 from bundle.errors import BundleError, InvalidRequest, UnknownWord
 from bundle.language import Language
 from bundle.manifest import GRAPHS, MANIFEST, TOKENIZER, FileRecord, Golden, Manifest, read_manifest
-from bundle.session import Device, Session
+from bundle.neighbours import NEIGHBOURS, Neighbours
+from bundle.rows import Rows
+from bundle.session import Device, Session, may_use_gpu
 from bundle.stepper import Stepper
+from bundle.stored import read_stored
 from bundle.tokenizer import Tokenizer
 from bundle.translator import Translator
-from bundle.vectors import Vectors
+from bundle.vectors import Vectors, check_contract
 
 GOLDEN_TOKENS = 16
+_TIE = 1e-6  # cosines so near each other that another machine may order them otherwise
 TOLERANCE = 1e-3  # of a golden score, where the manifest states none for the provider
 
 Model = Vectors | Language | Translator
@@ -40,19 +44,27 @@ def open_bundle(
         _check_file(folder / name, record)
     tokenizer = Tokenizer.load(folder / TOKENIZER)
     _check_tokenizer(folder / TOKENIZER, tokenizer, manifest)
-    model = _build(folder, manifest, tokenizer, device, threads)
-    if check:
-        _check_golden(folder / MANIFEST, model)
+    try:
+        model = _build(folder, manifest, tokenizer, device, threads)
+        if check:
+            _check_golden(folder / MANIFEST, model)
+            if isinstance(model, Vectors):
+                _check_neighbours(folder / NEIGHBOURS, model)
+    except BundleError:
+        raise
+    except Exception as error:  # a graph whose hash fits may still be any graph, and fail in any way
+        path = folder / GRAPHS[manifest.kind][-1]
+        raise BundleError(path, f"does not keep the contract ({type(error).__name__}: {error})") from error
     return model
 
 
 def _build(folder: Path, manifest: Manifest, tokenizer: Tokenizer, device: Device, threads: int) -> Model:
     names = GRAPHS[manifest.kind]
+    if manifest.kind == "vectors":
+        return _vectors(folder, manifest, tokenizer, device, threads)
     graphs = [Session(folder / name, device=device, threads=threads) for name in names]
     provider = graphs[-1].provider
     try:
-        if manifest.kind == "vectors":
-            return Vectors(manifest, tokenizer, graphs[0], provider=provider)
         encoder = graphs[0] if manifest.kind == "translator" else None
         stepper = Stepper(
             graphs[-1], encoder, pad=manifest.special.pad or 0, capacity=manifest.limits.context_tokens
@@ -63,6 +75,29 @@ def _build(folder: Path, manifest: Manifest, tokenizer: Tokenizer, device: Devic
         return kind(manifest, tokenizer, stepper, provider=provider)
     except ValueError as error:
         raise BundleError(folder / names[-1], str(error)) from error
+
+
+def _vectors(folder: Path, manifest: Manifest, tokenizer: Tokenizer, device: Device, threads: int) -> Vectors:
+    """Word vectors are read in place; the runtime opens their graph only where it may put it on a GPU."""
+    path = folder / GRAPHS["vectors"][0]
+    try:
+        stored = read_stored(path)
+        check_contract(stored, manifest)
+        rows = Rows(stored)
+        neighbours = None
+        if NEIGHBOURS in manifest.files:
+            neighbours = Neighbours(folder / NEIGHBOURS, tokenizer.size)
+        if may_use_gpu(device):
+            graph = Session(path, device=device, threads=threads)
+            if not graph.provider.startswith("CPU"):
+                return Vectors(
+                    manifest, tokenizer, rows, neighbours=neighbours, graph=graph, provider=graph.provider
+                )
+        return Vectors(manifest, tokenizer, rows, neighbours=neighbours)
+    except OSError as error:
+        raise BundleError(path, f"cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise BundleError(path, str(error)) from error
 
 
 def _check_file(path: Path, record: FileRecord) -> None:
@@ -83,6 +118,23 @@ def _check_tokenizer(path: Path, tokenizer: Tokenizer, manifest: Manifest) -> No
         raise BundleError(path, f"is of level {tokenizer.level} and the manifest says {manifest.level}")
     if tokenizer.special != manifest.special:
         raise BundleError(path, f"has {tokenizer.special} and the manifest says {manifest.special}")
+
+
+def _check_neighbours(path: Path, model: Vectors) -> None:
+    """A table of neighbours says of a few words what a scan says of them."""
+    table = model.neighbours
+    if table is None or not table.rows:
+        return
+    ids = [id for id in range(table.rows) if model.word_of(id)]
+    for id in {ids[0], ids[len(ids) // 2], ids[-1]} if ids else ():
+        found, scanned = (
+            [score for _, score in model.nearest_to({id: 1.0}, table.width, among=among)]
+            for among in (0, model.rows.size)
+        )
+        if len(found) != len(scanned) or any(
+            not math.isclose(one, other, abs_tol=_TIE) for one, other in zip(found, scanned, strict=True)
+        ):
+            raise BundleError(path, f"its neighbours of {model.word_of(id)!r} are not those of the vectors")
 
 
 def _check_golden(path: Path, model: Model) -> None:

@@ -10,8 +10,8 @@ from msgspec import UNSET, UnsetType
 
 from bundle.errors import BundleError
 
-FORMAT = 2
-READABLE = (FORMAT, FORMAT - 1)  # the current number and the previous
+FORMAT = 3
+READABLE = (3, 2, 1)  # what is read is more than what is promised: the current number and the previous
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 SCORES = "scores.json"
@@ -131,6 +131,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     limits: Limits
     decoding: Decoding
     precision: Precision
+    form: Literal["fast"] | UnsetType = UNSET
     subwords: Subwords | UnsetType = UNSET
     files: dict[str, FileRecord]
     revision: str
@@ -143,6 +144,8 @@ class Manifest(Record, frozen=True, kw_only=True):
 def least_format(manifest: Manifest) -> int:
     """The lowest format that can say what this manifest says: what export writes, so that older readers open
     a bundle that uses nothing new."""
+    if manifest.form is not UNSET:
+        return 3
     later = manifest.subwords is not UNSET or any(each.revision for each in manifest.provenance.corpora)
     return 2 if later else 1
 
@@ -183,7 +186,7 @@ def read_manifest(folder: str | PathLike[str]) -> Manifest:
         raise BundleError(path, f"cannot be read: {error.strerror}") from error
     try:
         plain: Any = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(path, f"is not JSON: {error}") from error
     # The format is judged first: a future manifest has fields that this reader would call unknown.
     number = plain.get("format") if isinstance(plain, dict) else None

@@ -1,8 +1,13 @@
 """Choosing the next token from a distribution, so that chance can be repeated."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from bundle.stepper import Array
+
+
+_COLD = 1e-6
 
 
 def log_sum_exp(logits: Array) -> Array:
@@ -28,6 +33,15 @@ def philox(seed: int, choice: int, step: int) -> float:
     return float(int(bits.random_raw()) >> 11) * 2.0**-53
 
 
+def penalise(logits: Array, ids: Sequence[int], *, presence: float, frequency: float) -> None:
+    """Take from ``logits[vocab]``, in place, ``presence`` once and ``frequency`` times its count for each of
+    the tokens generated so far (OpenAI's definition; the prompt does not count).
+    """
+    if ids:
+        used, counts = np.unique(np.asarray(ids, np.int64), return_counts=True)
+        logits[used] -= presence + frequency * counts
+
+
 def sample(
     logits: Array, *, temperature: float, top_k: int = 0, top_p: float = 1.0, uniform: float
 ) -> tuple[int, float]:
@@ -45,9 +59,9 @@ def choose(logits: Array, *, temperature: float, top_k: int = 0, top_p: float = 
 
     Candidates are the ``top_k`` likeliest (0 = all; ties go to the smaller id), then the fewest of them that
     together reach ``top_p`` of the mass at this temperature (nucleus sampling, Holtzman et al. 2020).
-    Temperature 0 takes the likeliest. A logit of minus infinity is never drawn.
+    Temperature 0 takes the likeliest, and so does one below 1e-6, where quotients overflow. A logit of minus infinity is never drawn.
     """
-    if temperature <= 0.0:
+    if temperature < _COLD:
         return int(logits.argmax())
     candidates = np.flatnonzero(logits > -np.inf)
     if 0 < top_k < len(candidates):

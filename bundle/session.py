@@ -1,6 +1,7 @@
 """One graph opened by onnxruntime: the only file that knows the runtime."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from os import PathLike, fspath
 from typing import Literal
 
@@ -58,6 +59,32 @@ class Session:
         """
         result: list[Array] = self._run(fetches, feeds)
         return result
+
+    def bind(self, feeds: Mapping[str, Array], fetches: Mapping[str, Array]) -> Callable[[], None] | None:
+        """A run that reads ``feeds`` and writes ``fetches`` where they lie, as often as it is called.
+
+        Telling the runtime where arrays are costs as much as a small step; so it is told once.
+
+        Args:
+            fetches: for every output wanted the array to write, of the right shape and type; one of ``feeds``
+                where the graph works in place. All arrays are contiguous.
+
+        Returns:
+            None where the provider is not the CPU: its arrays lie elsewhere.
+        """
+        if self.provider != _CPU:
+            return None
+        binding = self._session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        for name, array in fetches.items():
+            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        return partial(self._session.run_with_iobinding, binding)
+
+
+def may_use_gpu(device: Device) -> bool:
+    """Whether opening a graph on ``device`` may put it on a GPU, or must be refused because there is none."""
+    return device == "cuda" or (device == "auto" and _CUDA in onnxruntime.get_available_providers())
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:

@@ -4,29 +4,23 @@ The stepper knows neither onnxruntime nor an architecture: it reads the names of
 the graph declares, and keeps for every row what the next step needs.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from bundle.state import Array, Bound, Layout, State, TensorSpec, room
+
+__all__ = ["Array", "Best", "Graph", "Prompt", "Scores", "State", "Stepper", "TensorSpec"]
 
 #: Kernels add up four entries as one group: a source axis that ended inside a group would change a row's last
 #: bits with the length of its neighbours, so the axis always ends with a group.
 _GROUP = 4
 #: A single row is multiplied by another kernel than several, so prompts are never run one column wide.
 _COLUMNS = 2
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """Name, type and axes of a tensor at the border of a graph; an axis is a name or a constant."""
-
-    name: str
-    dtype: str
-    axes: tuple[str | int, ...]
 
 
 class Graph(Protocol):
@@ -44,6 +38,14 @@ class Graph(Protocol):
         """Compute ``fetches``, in that order. The arrays returned belong to the caller."""
 
 
+@runtime_checkable
+class InPlaceGraph(Graph, Protocol):
+    """A graph that can be told once where its tensors lie."""
+
+    def bind(self, feeds: Mapping[str, Array], fetches: Mapping[str, Array]) -> Callable[[], None] | None:
+        """A run over these very arrays, to be called again and again; None where there is no such thing."""
+
+
 @dataclass(frozen=True)
 class Prompt:
     """What a row starts from: ``ids`` begin with bos; ``source`` (translators) ends with eos."""
@@ -52,17 +54,19 @@ class Prompt:
     source: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
-class State:
-    """What the rows of a batch hold between two steps. Opaque: only the stepper looks inside."""
+class Best(NamedTuple):
+    """The k likeliest next tokens of each row, likeliest first: log-probabilities and ids ``[rows, k]``."""
 
-    lengths: NDArray[np.int32]
-    past: dict[str, Array]
-    memory: dict[str, Array] = field(default_factory=dict)
-    source_counts: NDArray[np.int32] | None = None
+    scores: NDArray[np.float32]
+    ids: NDArray[np.int64]
 
-    def __len__(self) -> int:
-        return len(self.lengths)
+
+class Scores(NamedTuple):
+    """What a run says of the next token of each row: the logits ``[rows, vocab]`` where they were asked for,
+    and the best where the graph gives them."""
+
+    logits: NDArray[np.float32] | None
+    best: Best | None
 
 
 class Stepper:
@@ -76,6 +80,7 @@ class Stepper:
 
     Attributes:
         vocab: number of logits, 0 until the first run where the graph does not declare it.
+        best: how many of the likeliest tokens the graph itself names for each row; 0 = it does not.
 
     Raises:
         ValueError: the graph does not keep the contract.
@@ -89,28 +94,21 @@ class Stepper:
         self._past = [spec for name, spec in graph.inputs.items() if name.startswith("past.")]
         self._memory = [spec for name, spec in graph.inputs.items() if name.startswith("memory.")]
         self._check()
-        self._takes_counts = "counts" in graph.inputs
+        self._layout = Layout(self._past, self._memory, group=_GROUP)
         # Only a recurrent state is changed by padding, and only where the graph is not told of it.
-        forms = [{"past", "capacity"} & set(spec.axes) for spec in self._past]
-        self._pads = self._takes_counts or all(forms)
+        forms = [spec.place("past", "capacity") is not None for spec in self._past]
+        self._pads = "counts" in graph.inputs or all(forms)
         self._pads_source = encoder is not None and "counts" in encoder.inputs
-        self._takes_lengths = "lengths" in graph.inputs
-        self._takes_source_counts = "source_counts" in graph.inputs
-        self._fetches = ["logits", *("present." + spec.name[len("past.") :] for spec in self._past)]
-        # Where the axis stands that is as long as the longest row, by tensor name.
-        self._ragged = {
-            spec.name: spec.axes.index(axis)
-            for spec in (*self._past, *self._memory)
-            for axis in ("past", "source")
-            if axis in spec.axes
-        }
-        self._grows = [spec.name for spec in self._past if spec.name in self._ragged]
+        self._present = {spec.name: "present." + spec.name[len("past.") :] for spec in self._past}
         vocab = graph.outputs["logits"].axes[-1]
         self.vocab = vocab if isinstance(vocab, int) else 0
+        width = graph.outputs["best.ids"].axes[-1] if "best.ids" in graph.outputs else 0
+        self.best = width if isinstance(width, int) else 0
+        self._numbers = count()
 
     def _check(self) -> None:
         graph, encoder = self._graph, self._encoder
-        known = {"ids", "counts", "lengths", "source_counts"}
+        known = {"ids", "counts", "lengths", "picks", "source_counts"}
         carried = {spec.name for spec in (*self._past, *self._memory)}
         needed = {"logits", *("present." + spec.name[len("past.") :] for spec in self._past)}
         made = set(encoder.outputs) if encoder is not None else set()
@@ -132,8 +130,6 @@ class Stepper:
             allowed = {"past", "capacity"} if spec.name.startswith("past.") else {"source"}
             if spec.axes[:1] != ("batch",) or len(names) > 1 or not names <= allowed:
                 raise ValueError(f"the axes of {spec.name} are {spec.axes}")
-            if "capacity" in names and not self.capacity:
-                raise ValueError(f"{spec.name} has a capacity, and limits.context_tokens is 0")
 
     def prefill(self, prompts: Sequence[Prompt]) -> tuple[NDArray[np.float32], State]:
         """Start rows from their prompts, all in one run.
@@ -145,50 +141,66 @@ class Stepper:
             ValueError: a prompt is empty or longer than the capacity, or prompts of different length meet a
                 graph that does not take ``counts``.
         """
-        ids, counts = self._pack([prompt.ids for prompt in prompts], pads=self._pads)
-        if self.capacity and counts.max() > self.capacity:
-            raise ValueError(f"a prompt of {counts.max()} tokens does not fit a capacity of {self.capacity}")
-        logits, state = self._advance(self._start(prompts), ids, counts)
-        return logits[np.arange(len(counts)), counts - 1], state
+        scores, state = self.begin(prompts, logits=True)
+        assert scores.logits is not None
+        return scores.logits, state
 
     def step(self, state: State, ids: NDArray[np.int64]) -> tuple[NDArray[np.float32], State]:
         """Feed one token to each row; logits ``[rows, vocab]`` after it, and the new state."""
-        logits, state = self._advance(state, ids[:, None], np.ones(len(ids), np.int32))
-        return logits[:, 0], state
+        scores, state = self.advance(state, ids, logits=True)
+        assert scores.logits is not None
+        return scores.logits, state
+
+    def begin(self, prompts: Sequence[Prompt], *, logits: bool) -> tuple[Scores, State]:
+        """:meth:`prefill`, with the logits only where they are wanted or where there is nothing else."""
+        ids, counts = self._pack([prompt.ids for prompt in prompts], pads=self._pads)
+        if self.capacity and counts.max() > self.capacity:
+            raise ValueError(f"a prompt of {counts.max()} tokens does not fit a capacity of {self.capacity}")
+        return self._run(self._start(prompts), ids, counts, logits=logits)
+
+    def advance(self, state: State, ids: NDArray[np.int64], *, logits: bool) -> tuple[Scores, State]:
+        """:meth:`step`, with the logits only where they are wanted or where there is nothing else."""
+        if self.best and not logits and self._layout.fixed:
+            return self._step_in_place(state, ids)
+        return self._run(state, ids[:, None], np.ones(len(ids), np.int32), logits=logits)
 
     def score(self, prompts: Sequence[Prompt]) -> list[NDArray[np.float32]]:
         """Teacher-forced logits ``[len(ids), vocab]`` of each prompt: after every one of its tokens."""
         ids, counts = self._pack([prompt.ids for prompt in prompts], pads=self._pads)
-        logits, _ = self._advance(self._start(prompts), ids, counts)
+        picks = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+        [logits], _ = self._compute(self._start(prompts), ids, counts, picks, ["logits"])
         return [row[:count] for row, count in zip(logits, counts, strict=True)]
 
+    @property
+    def aligns(self) -> bool:
+        """Whether the graph tells where it looks in the source."""
+        return "attention" in self._graph.outputs
+
+    def align(self, prompts: Sequence[Prompt]) -> list[NDArray[np.float32]]:
+        """Teacher-forced attention ``[len(ids), len(source)]`` of each prompt: where the decoder looked for
+        the token after each of its own. One run, after decoding; what is decoded does not pay for it.
+
+        Raises:
+            ValueError: see :meth:`prefill`, and where the graph tells no attention.
+        """
+        if not self.aligns:
+            raise ValueError("the graph has no output attention")
+        ids, counts = self._pack([prompt.ids for prompt in prompts], pads=self._pads)
+        last = (counts - 1).astype(np.int64)[:, None]  # of the logits, which nobody reads, no more than one
+        [found], _ = self._compute(self._start(prompts), ids, counts, last, ["attention"])
+        sizes = zip(found, counts, [len(prompt.source) for prompt in prompts], strict=True)
+        return [row[:count, :source] for row, count, source in sizes]
+
     def select(self, state: State, rows: NDArray[np.int64]) -> State:
-        """The state of ``rows`` in that order: rows left out leave, rows named twice are copied."""
-        lengths = state.lengths[rows]
-        longest = int(lengths.max(initial=0))
-        sources = None if state.source_counts is None else state.source_counts[rows]
-        widest = 0 if sources is None else _whole_groups(int(sources.max(initial=0)))
-        return State(
-            lengths,
-            {name: self._cut(name, array, longest)[rows] for name, array in state.past.items()},
-            {name: self._cut(name, array, widest)[rows] for name, array in state.memory.items()},
-            sources,
-        )
+        """The state of ``rows`` in that order: rows left out leave, rows named twice are copied.
+
+        ``state`` itself is used up: what is kept in place is reordered in place.
+        """
+        return self._layout.select(state, rows)
 
     def join(self, states: Sequence[State]) -> State:
         """One state of all the rows, in order; the shorter are padded on the right."""
-        if len(states) == 1:
-            return states[0]
-        sources = [state.source_counts for state in states if state.source_counts is not None]
-        return State(
-            np.concatenate([state.lengths for state in states]),
-            {spec.name: self._stack(spec.name, [s.past[spec.name] for s in states]) for spec in self._past},
-            {
-                spec.name: self._stack(spec.name, [s.memory[spec.name] for s in states])
-                for spec in self._memory
-            },
-            np.concatenate(sources) if sources else None,
-        )
+        return self._layout.join(states)
 
     def _pack(
         self, rows: Sequence[Sequence[int]], *, pads: bool, whole: bool = False
@@ -199,7 +211,7 @@ class Stepper:
             raise ValueError("a row has no token")
         width = int(counts.max(initial=0))
         if pads:
-            width = _whole_groups(width) if whole else max(width, _COLUMNS)
+            width = self._layout.whole_groups(width) if whole else max(width, _COLUMNS)
         elif (counts != width).any():
             raise ValueError("rows of different length, and the graph does not take counts")
         ids = np.full((len(rows), width), self._pad, np.int64)
@@ -209,17 +221,18 @@ class Stepper:
 
     def _start(self, prompts: Sequence[Prompt]) -> State:
         made: dict[str, Array] = {}
-        sources = None
+        counts = sources = None
         if self._encoder is not None:
-            ids, sources = self._pack(
+            ids, counts = self._pack(
                 [prompt.source for prompt in prompts], pads=self._pads_source, whole=True
             )
             feeds: dict[str, Array] = {"ids": ids}
             if "counts" in self._encoder.inputs:
-                feeds["counts"] = sources
+                feeds["counts"] = counts
             names = list(self._encoder.outputs)
             made = dict(zip(names, self._encoder.run(feeds, names), strict=True))
-        sizes = {"batch": len(prompts), "past": 0, "capacity": self.capacity}
+            sources = np.array([next(self._numbers) for _ in prompts], np.int64)
+        sizes = {"batch": len(prompts), "past": 0, "capacity": room(1, self.capacity)}
         past = {
             spec.name: made[spec.name]
             if spec.name in made
@@ -227,50 +240,91 @@ class Stepper:
             for spec in self._past
         }
         memory = {spec.name: made[spec.name] for spec in self._memory}
-        return State(np.zeros(len(prompts), np.int32), past, memory, sources)
+        return State(np.zeros(len(prompts), np.int32), past, memory, counts, sources)
 
-    def _advance(
-        self, state: State, ids: NDArray[np.int64], counts: NDArray[np.int32]
-    ) -> tuple[NDArray[np.float32], State]:
-        feeds: dict[str, Array] = {"ids": ids, **state.past, **state.memory}
-        if self._takes_counts:
-            feeds["counts"] = counts
-        if self._takes_lengths:
-            feeds["lengths"] = state.lengths
-        if self._takes_source_counts and state.source_counts is not None:
-            feeds["source_counts"] = state.source_counts
-        logits, *present = self._graph.run(feeds, self._fetches)
-        self.vocab = logits.shape[-1]
+    def _run(
+        self, state: State, ids: NDArray[np.int64], counts: NDArray[np.int32], *, logits: bool
+    ) -> tuple[Scores, State]:
+        """One run, and the scores after each row's last real token."""
+        fetches = ["best.scores", "best.ids"] if self.best else []
+        if logits or not self.best:
+            fetches = ["logits", *fetches]
+        last = (counts - 1).astype(np.int64)[:, None]
+        outputs, state = self._compute(state, ids, counts, last, fetches)
+        found = dict(zip(fetches, outputs, strict=True))
+        if "picks" in self._graph.inputs:
+            found = {name: array[:, 0] for name, array in found.items()}
+        elif "logits" in found:
+            found["logits"] = found["logits"][np.arange(len(counts)), last[:, 0]]
+        best = Best(found["best.scores"], found["best.ids"]) if self.best else None
+        return Scores(found.get("logits"), best), state
+
+    def _compute(
+        self,
+        state: State,
+        ids: NDArray[np.int64],
+        counts: NDArray[np.int32],
+        picks: NDArray[np.int64],
+        fetches: Sequence[str],
+    ) -> tuple[list[Array], State]:
+        held = self._layout.enlarge(
+            state.past, int(state.lengths.max(initial=0)) + ids.shape[1], self.capacity
+        )
+        feeds: dict[str, Array] = {"ids": ids, **held, **state.memory}
+        for name, array in (
+            ("counts", counts),
+            ("lengths", state.lengths),
+            ("picks", picks),
+            ("source_counts", state.source_counts),
+        ):
+            if name in self._graph.inputs and array is not None:
+                feeds[name] = array
+        outputs = self._graph.run(feeds, [*fetches, *self._present.values()])
+        found, present = outputs[: len(fetches)], outputs[len(fetches) :]
+        if "logits" in fetches:
+            self.vocab = found[fetches.index("logits")].shape[-1]
         lengths = state.lengths + counts
-        past = {spec.name: array for spec, array in zip(self._past, present, strict=True)}
-        if self._grows:
-            longest = int(lengths.max(initial=0))
-            for name in self._grows:
-                past[name] = self._cut(name, past[name], longest)
-        return logits, State(lengths, past, state.memory, state.source_counts)
+        past = self._layout.cut(dict(zip(self._present, present, strict=True)), int(lengths.max(initial=0)))
+        return found, State(lengths, past, state.memory, state.source_counts, state.sources)
 
-    def _cut(self, name: str, array: Array, length: int) -> Array:
-        """The first ``length`` entries of the axis that grows, where there is one; a view."""
-        axis = self._ragged.get(name)
-        if axis is None or array.shape[axis] <= length:
-            return array
-        return array[(slice(None),) * axis + (slice(length),)]
+    def _step_in_place(self, state: State, ids: NDArray[np.int64]) -> tuple[Scores, State]:
+        """A step whose past stays where it lies, and which gives the best tokens alone."""
+        needed = int(state.lengths.max()) + 1
+        bound, past = state.bound, state.past
+        if bound is None or bound.capacity < needed:
+            past = self._layout.enlarge(past, needed, self.capacity)
+            bound = self._bind(state, past)
+        if bound is None:
+            return self._run(state, ids[:, None], np.ones(len(ids), np.int32), logits=False)
+        bound(ids=ids[:, None], lengths=state.lengths)
+        best = Best(bound.outputs["best.scores"][:, 0], bound.outputs["best.ids"][:, 0])
+        return Scores(None, best), State(
+            state.lengths + 1, past, state.memory, state.source_counts, state.sources, bound
+        )
 
-    def _stack(self, name: str, arrays: list[Array]) -> Array:
-        axis = self._ragged.get(name)
-        if axis is None or len({array.shape[axis] for array in arrays}) == 1:
-            return np.concatenate(arrays)
-        shape = list(arrays[0].shape)
-        shape[0] = sum(len(array) for array in arrays)
-        shape[axis] = max(array.shape[axis] for array in arrays)
-        stacked = np.zeros(shape, arrays[0].dtype)
-        start = 0
-        for array in arrays:
-            rows = slice(start, start + len(array))
-            stacked[(rows, *(slice(None),) * (axis - 1), slice(array.shape[axis]))] = array
-            start += len(array)
-        return stacked
-
-
-def _whole_groups(size: int) -> int:
-    return -(-size // _GROUP) * _GROUP
+    def _bind(self, state: State, past: Mapping[str, Array]) -> Bound | None:
+        if not isinstance(self._graph, InPlaceGraph):
+            return None
+        rows = len(state)
+        small: dict[str, Array] = {
+            "ids": np.zeros((rows, 1), np.int64),
+            "counts": np.ones(rows, np.int32),
+            "lengths": np.zeros(rows, np.int32),
+            "picks": np.zeros((rows, 1), np.int64),
+        }
+        if state.source_counts is not None:
+            small["source_counts"] = state.source_counts
+        small = {name: array for name, array in small.items() if name in self._graph.inputs}
+        outputs: dict[str, Array] = {
+            "best.scores": np.zeros((rows, 1, self.best), np.float32),
+            "best.ids": np.zeros((rows, 1, self.best), np.int64),
+        }
+        # select and join may have left views
+        feeds = {name: np.ascontiguousarray(array) for name, array in {**past, **state.memory}.items()}
+        written = {self._present[name]: feeds[name] for name in self._layout.fixed}
+        run = self._graph.bind({**small, **feeds}, {**outputs, **written})
+        if run is None or any(feeds[name] is not past[name] for name in past):
+            return None
+        capacity = min(past[name].shape[self._layout.axis(name)] for name in self._layout.fixed)
+        # the runtime reads the memory where it lies for as long as the state lives
+        return Bound(run, {**small, **feeds}, outputs, capacity)

@@ -29,10 +29,13 @@ class Tokenizer:
         self._backend = backend
         # A text that happens to contain "<eos>" is a text: it must not be able to end a sentence.
         backend.encode_special_tokens = True
-        self.level: Level = _level(json.loads(backend.to_str()))
         vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
         self._ids = vocabulary
         self.size: int = max(vocabulary.values(), default=-1) + 1
+        if self.size != len(vocabulary):
+            # the library walks from 0 to the highest id: one of 2**31 and it does not come back
+            raise ValueError(f"{len(vocabulary)} tokens have ids up to {self.size - 1}, with gaps or twice")
+        self.level: Level = _level(json.loads(backend.to_str()))
         self._tokens = [""] * self.size
         for token, id in vocabulary.items():
             self._tokens[id] = token
@@ -72,6 +75,15 @@ class Tokenizer:
             unk = self.special.unk
             return [unk if id in self.special_ids else id for id in ids] if unk is not None else ids
         return ids
+
+    def encode_spans(self, text: str, *, field: str = "text") -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids of ``text`` as :meth:`encode` has them, and the characters of ``text`` that each stands for.
+
+        Raises:
+            InvalidRequest: see :meth:`encode`.
+        """
+        ids = self.encode(text, field=field)
+        return ids, list(self._backend.encode(text, add_special_tokens=False).offsets)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ``ids``; specials are skipped, bytes that are not UTF-8 become U+FFFD."""

@@ -1,21 +1,34 @@
 """Translation of a text, sentence by sentence."""
 
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
-from bundle.completion import Piece
+import numpy as np
+from numpy.typing import NDArray
+
+from bundle.alignment import Link, word_weights
+from bundle.completion import Piece as Streamed
 from bundle.decoding import Decoder, Event, Finished, Request, Token
+from bundle.edits import Span
 from bundle.errors import InvalidRequest
+from bundle.kept import has_words
+from bundle.layout import Chunk, Layout, source_words, target_words
 from bundle.manifest import Manifest
+from bundle.markup import read_html
+from bundle.piece import Piece, Reading, Run, pieces_of
 from bundle.repetition import RepetitionGuard
 from bundle.sentences import split_text
 from bundle.stepper import Prompt, Stepper
 from bundle.tokenizer import Tokenizer
+from bundle.units import Part, Unit, read_text
 
 MAX_BEAM = 32
-_ADDRESS = re.compile(r"(?:https?://|www\.)\S+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 MAX_ALTERNATIVES = 16
+MAX_TERMS = 100
+
+Format = Literal["text", "html"]
+Glossary = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -25,11 +38,17 @@ class TranslationOptions:
     Attributes:
         alternatives: how many other translations, less likely, are wanted.
         max_tokens: most tokens of the translation of one sentence.
+        format: what the text is written in; in html only what a reader sees is translated.
+        glossary: terms, and what each becomes; a term that is to be kept becomes itself.
+        alignments: whether to say which word became which.
     """
 
     beam: int | None = None
     alternatives: int = 0
     max_tokens: int | None = None
+    format: Format = "text"
+    glossary: Glossary = ()
+    alignments: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,6 +58,9 @@ class TranslationWishes:
     beam: int
     alternatives: int
     max_tokens: int
+    format: Format = "text"
+    glossary: Glossary = ()
+    alignments: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +70,7 @@ class Translation:
     Attributes:
         score: mean log-probability of a token, ends of sentences counted; 0 for a text of blanks.
         truncated: a sentence reached ``max_tokens`` before its end.
+        alignments: characters of the source and of the translation that belong together, where asked for.
     """
 
     text: str
@@ -55,31 +78,71 @@ class Translation:
     score: float
     tokens: int
     truncated: bool
+    alignments: list[Link] = field(default_factory=list)
+
+
+class _Work:
+    """A unit being translated: its pieces with their places, and what each became."""
+
+    def __init__(self, unit: Unit, parts: Sequence[tuple[int, str | Piece]]) -> None:
+        self.unit = unit
+        self.parts = parts
+        self.missing = sum(isinstance(part, Piece) and not part.variants for _, part in parts)
+        self.weights: dict[tuple[int, int], NDArray[np.float32]] = {}
+        self._best: tuple[str, list[Link]] | None = None
+
+    def render(self, ranks: dict[int, int]) -> tuple[str, list[Link]]:
+        """The text of the unit and its links (see :class:`Layout`); the best is made once."""
+        if ranks:
+            return self.layout(ranks).render()
+        if self._best is None:
+            self._best = self.layout(ranks).render()
+        return self._best
+
+    def layout(self, ranks: dict[int, int]) -> Layout:
+        """The unit with the pieces in ``ranks`` (by place) at their rank, all others at their best."""
+        chunks: list[Chunk] = []
+        at = 0
+        for place, part in self.parts:
+            if isinstance(part, str):
+                chunks.append(Chunk((place, place + len(part)), (at, at + len(part)), part))
+            else:
+                rank = ranks.get(place, 0)
+                variant = part.variants[rank]
+                source, target = (place, place + len(part.text)), (at, at + len(variant.text))
+                weights = self.weights.get((place, rank))
+                chunks.append(Chunk(source, target, part.text, variant, part.kept, weights))
+            at = chunks[-1].target[1]
+        return Layout(self.unit, chunks)
 
 
 class TranslationJob:
     """A text being translated: give ``requests`` to a decoder, ``feed`` back the events of each.
 
-    Args:
-        parts: the text, cut: the number of a request, or glue that stays.
+    ``requests`` may grow while it is fed: a sentence that lost a placeholder is tried again. Whoever drives a
+    job looks for more after every ``feed``.
     """
 
-    def __init__(
-        self, tokenizer: Tokenizer, requests: list[Request], parts: Sequence[int | str], *, alternatives: int
-    ) -> None:
-        self.requests = requests
+    def __init__(self, translator: "Translator", parts: Sequence[Part], wishes: TranslationWishes) -> None:
+        self.requests: list[Request] = []
+        self._translator = translator
+        self._wishes = wishes
+        self._parts: list[str | _Work] = []
+        self._owners: list[tuple[_Work, Piece, int]] = []
+        self._found: list[list[Finished]] = []
+        for part in parts:
+            self._parts.append(part if isinstance(part, str) else translator.work(part))
+        for work in self._works():
+            for _, piece in work.parts:
+                if isinstance(piece, Piece) and not piece.variants:
+                    self._ask(work, piece)
         # A translation is about as long as its source; the limit itself is hardly ever reached.
         self.cost = sum(
             len(request.prompt.source)
             + request.rows * min(request.max_tokens, 2 * len(request.prompt.source))
-            for request in requests
+            for request in self.requests
         )
-        self._tokenizer = tokenizer
-        self._parts = parts
-        self._alternatives = alternatives
-        self._found: list[list[Finished]] = [[] for _ in requests]
-        self._texts: list[list[str] | None] = [None] * len(requests)
-        self._missing = len(requests)
+        self._missing = sum(work.missing for work in self._works())
         self._sent = 0
 
     @property
@@ -87,59 +150,125 @@ class TranslationJob:
         """Whether :meth:`result` is there."""
         return self._missing == 0
 
-    def feed(self, index: int, event: Event) -> list[Piece]:
+    def feed(self, index: int, event: Event) -> list[Streamed]:
         """Take an event of request ``index``; the text that is now known, in order, as choice 0."""
         if isinstance(event, Token):
             return []
         self._found[index].append(event)
         if event.left:
             return []
-        found = sorted(self._found[index], key=lambda finished: finished.choice)
-        texts = [self._tokenizer.decode(finished.ids).strip() for finished in found]
-        kept = [place for place, text in enumerate(texts) if texts.index(text) == place]
-        self._found[index] = [found[place] for place in kept]
-        self._texts[index] = [texts[place] for place in kept]
+        work, piece, first = self._owners[index]
+        found = self._found[first : first + len(piece.asked)]
+        if not all(each and not each[-1].left for each in found):
+            return []
+        ranked = [sorted(each, key=lambda finished: finished.choice) for each in found]
+        if piece.take(ranked):
+            self._ask(work, piece)
+            return []
+        work.missing -= 1
         self._missing -= 1
-        text = ""
-        while self._sent < len(self._parts):
-            part = self._parts[self._sent]
-            ready = [part] if isinstance(part, str) else self._texts[part]
-            if ready is None:
-                break
-            text += ready[0]
-            self._sent += 1
-        return [Piece(0, text)] if text else []
+        if not work.missing:
+            self._align(work)
+        return self._known()
 
     def result(self) -> Translation:
         """The translation of the whole text."""
-        best = [found[0] for found in self._found]
-        tokens = sum(len(finished.ids) for finished in best)
-        # An end that was reached is a token too: its log-probability is in the sum.
-        counted = tokens + sum(finished.reason == "stop" for finished in best)
-        score = sum(finished.logprob for finished in best) / max(1, counted)
-        truncated = any(finished.reason == "length" for finished in best)
-        return Translation(self._join({}), self._others(), score, tokens, truncated)
-
-    def _join(self, ranks: dict[int, int]) -> str:
-        """The text with the sentences in ``ranks`` taken at their rank, all others at their best."""
-        return "".join(
-            part if isinstance(part, str) else self._of(part)[ranks.get(part, 0)] for part in self._parts
+        best = [piece.variants[0] for _, _, piece in self._pieces()]
+        counted = sum(variant.counted for variant in best)
+        text, links = self._render({})
+        return Translation(
+            text,
+            self._others(text),
+            sum(variant.logprob for variant in best) / max(1, counted),
+            sum(variant.tokens for variant in best),
+            any(variant.truncated for variant in best),
+            links if self._wishes.alignments else [],
         )
 
-    def _of(self, index: int) -> list[str]:
-        texts = self._texts[index]
-        assert texts is not None
-        return texts
+    def _works(self) -> list[_Work]:
+        return [part for part in self._parts if isinstance(part, _Work)]
 
-    def _others(self) -> list[str]:
+    def _pieces(self) -> Iterator[tuple[_Work, int, Piece]]:
+        for work in self._works():
+            for place, piece in work.parts:
+                if isinstance(piece, Piece):
+                    yield work, place, piece
+
+    def _ask(self, work: _Work, piece: Piece) -> None:
+        """Requests for what a piece asks."""
+        first = len(self.requests)
+        for text in piece.asked:
+            self._owners.append((work, piece, first))
+            self._found.append([])
+            self.requests.append(self._translator.request(text, self._wishes, nbest=piece.nbest))
+
+    def _align(self, work: _Work) -> None:
+        """Let the model say where it looked, where that is of use."""
+        if not (self._wishes.alignments or work.unit.marked) or not self._translator.stepper.aligns:
+            return
+        most = 1 + self._wishes.alternatives
+        wanted = [
+            (place, rank, source_words(piece.text, piece.kept), variant)
+            for place, piece in work.parts
+            if isinstance(piece, Piece)
+            for rank, variant in enumerate(piece.variants[:most])
+        ]
+        found = self._translator.attention([run for *_, variant in wanted for run in variant.runs])
+        for place, rank, words_before, variant in wanted:
+            words = target_words(variant), words_before
+            weights = np.zeros((len(words[0]), len(words[1])), np.float32)
+            for run in variant.runs:
+                attention, source_spans = next(found)
+                weights += word_weights(attention, run.spans, source_spans, *words)
+            work.weights[place, rank] = weights
+
+    def _known(self) -> list[Streamed]:
+        text = ""
+        while self._sent < len(self._parts):
+            part = self._parts[self._sent]
+            if isinstance(part, _Work) and part.missing:
+                break
+            text += part if isinstance(part, str) else part.render({})[0]
+            self._sent += 1
+        return [Streamed(0, text)] if text else []
+
+    def _render(self, ranks: dict[tuple[int, int], int]) -> tuple[str, list[Link]]:
+        """The text with the pieces in ``ranks`` (by unit and place) taken at their rank, and its links."""
+        text = ""
+        links: list[Link] = []
+        for number, part in enumerate(self._parts):
+            if isinstance(part, str):
+                text += part
+                continue
+            mine = {place: rank for (owner, place), rank in ranks.items() if owner == number}
+            rendered, found = part.render(mine)
+            links += [
+                Link(source, (start + len(text), end + len(text)), weight)
+                for source, (start, end), weight in found
+            ]
+            text += rendered
+        return text, links
+
+    def _others(self, best: str) -> list[str]:
         """Distinct variants of the text, one sentence changed in each, the smallest loss first."""
+        most = self._wishes.alternatives
+        if not most:
+            return []
         losses = sorted(
-            (found[0].logprob - found[rank].logprob, rank, index)
-            for index, found in enumerate(self._found)
-            for rank in range(1, len(found))
+            (piece.variants[0].logprob - variant.logprob, rank, number, place)
+            for number, work in enumerate(self._parts)
+            if isinstance(work, _Work)
+            for place, piece in work.parts
+            if isinstance(piece, Piece)
+            for rank, variant in enumerate(piece.variants[: 1 + most])
+            if rank
         )
-        texts = dict.fromkeys([self._join({}), *(self._join({index: rank}) for _, rank, index in losses)])
-        return list(texts)[1 : 1 + self._alternatives]
+        texts = {best: None}
+        for _, rank, number, place in losses:
+            texts.setdefault(self._render({(number, place): rank})[0])
+            if len(texts) > most:
+                break
+        return list(texts)[1:]
 
 
 class Translator:
@@ -167,6 +296,7 @@ class Translator:
         self.source_language, self.target_language = manifest.languages
         self._bos, self._eos = special.bos, special.eos
         self._guard = RepetitionGuard(tokenizer)
+        self._reading = Reading(tokenizer, manifest.limits.prompt_tokens - 1)  # and the end of the sentence
 
     def decoder(self, *, max_rows: int = 64) -> Decoder:
         """A decoder of its own, empty, over the shared graphs."""
@@ -183,47 +313,93 @@ class Translator:
         most = self.manifest.limits.new_tokens
         beam = self.manifest.decoding.beam if options.beam is None else options.beam
         max_tokens = most if options.max_tokens is None else options.max_tokens
-        for field, value, least, highest in (
+        for name, value, least, highest in (
             ("alternatives", options.alternatives, 0, MAX_ALTERNATIVES),
             ("beam", beam, 1, MAX_BEAM),
             ("max_tokens", max_tokens, 1, most),
+            ("glossary", len(options.glossary), 0, MAX_TERMS),
         ):
             if not least <= value <= highest:
                 limit = least if value < least else highest
-                raise InvalidRequest(field, f"must be from {least} to {highest}", limit=limit)
-        return TranslationWishes(max(beam, options.alternatives + 1), options.alternatives, max_tokens)
+                raise InvalidRequest(name, f"must be from {least} to {highest}", limit=limit)
+        if options.format not in ("text", "html"):
+            raise InvalidRequest("format", "must be text or html")
+        if options.alignments and not self.stepper.aligns:
+            raise InvalidRequest("alignments", "alignments are not available for this model")
+        glossary = dict(options.glossary)
+        if not all(term.strip() for pair in glossary.items() for term in pair):
+            raise InvalidRequest("glossary", "has an empty term")
+        return TranslationWishes(
+            max(beam, options.alternatives + 1),
+            options.alternatives,
+            max_tokens,
+            options.format,
+            tuple(sorted(glossary.items())),
+            options.alignments,
+        )
 
     def job(self, text: str, options: TranslationOptions | None = None) -> TranslationJob:
         """The translation of ``text``, ready for a decoder; each sentence is a request.
 
-        What has no word (12:30, ?!, an address) is the same in every language and is no request. No words are
-        said three times in a row that the source does not repeat.
+        What has no word (12:30, ?!, an address) is the same in every language and is no request; numbers,
+        placeholders and mark-up inside a sentence come back as they are. No words are said three times in a
+        row that the source does not repeat.
 
         Raises:
             InvalidRequest: a wish that cannot be met, or a character without token.
         """
         wishes = self.resolve(options or TranslationOptions())
-        requests: list[Request] = []
-        parts: list[int | str] = []
-        for is_sentence, part in split_text(text):
-            whole = not is_sentence or not _translatable(part)
-            for is_piece, piece in [(False, part)] if whole else self._fit(part):
-                if not is_piece or not _translatable(piece):
-                    parts.append(piece)
-                    continue
-                parts.append(len(requests))
-                source = (*self.tokenizer.encode(piece), self._eos)
-                requests.append(
-                    Request(
-                        Prompt((self._bos,), source),
-                        max_tokens=wishes.max_tokens,
-                        n=wishes.beam if wishes.alternatives else 1,
-                        beam=wishes.beam,
-                        length_penalty=self.manifest.decoding.length_penalty,
-                        allow=self._guard.rule(source),
-                    )
-                )
-        return TranslationJob(self.tokenizer, requests, parts, alternatives=wishes.alternatives)
+        read = read_html if wishes.format == "html" else read_text
+        return TranslationJob(self, read(text, dict(wishes.glossary)), wishes)
+
+    def work(self, unit: Unit) -> "_Work":
+        """A unit, cut into pieces that can be read at once and what stands between them.
+
+        Raises:
+            InvalidRequest: a character without token.
+        """
+        parts: list[tuple[int, str | Piece]] = []
+        for start, sentence in _sentences(unit, self.source_language):
+            end = start + len(sentence)
+            kept = [
+                each._replace(start=each.start - start, end=each.end - start)
+                for each in unit.kept
+                if start <= each.start and each.end <= end
+            ]
+            if has_words(sentence, kept):
+                found = pieces_of(self._reading, sentence, kept)
+                parts += [(start + place, part) for place, part in found]
+            else:
+                parts.append((start, sentence))
+        return _Work(unit, parts)
+
+    def request(self, text: str, wishes: TranslationWishes, *, nbest: bool) -> Request:
+        """A sentence for the decoder.
+
+        Args:
+            nbest: whether all the beam comes to is wanted, or the best.
+        """
+        source = (*self.tokenizer.encode(text), self._eos)
+        return Request(
+            Prompt((self._bos,), source),
+            max_tokens=wishes.max_tokens,
+            n=wishes.beam if wishes.alternatives or nbest else 1,
+            beam=wishes.beam,
+            length_penalty=self.manifest.decoding.length_penalty,
+            allow=self._guard.rule(source),
+        )
+
+    def attention(self, runs: Sequence[Run]) -> Iterator[tuple[NDArray[np.float32], list[Span]]]:
+        """Where the model looked: ``[target tokens, source tokens and eos]`` of each, and where its sentence
+        has each source token."""
+        sources = [self.tokenizer.encode_spans(run.shown.result) for run in runs]
+        prompts = [
+            Prompt((self._bos, *run.ids), (*ids, self._eos))
+            for run, (ids, _) in zip(runs, sources, strict=True)
+        ]
+        found = self.stepper.align(prompts) if prompts else []
+        for weights, run, (_, spans) in zip(found, runs, sources, strict=True):
+            yield weights[:-1], [run.place(span) for span in spans]  # the last row looks for the end
 
     def translate(self, text: str, options: TranslationOptions | None = None) -> Translation:
         """The translation of ``text``: newlines and blanks are kept, nothing is left out.
@@ -236,47 +412,29 @@ class Translator:
             pass
         return job.result()
 
-    def _pieces(self, job: TranslationJob) -> Iterator[Piece]:
+    def _pieces(self, job: TranslationJob) -> Iterator[Streamed]:
         decoder = self.decoder()
-        for index, request in enumerate(job.requests):
-            decoder.add(request, index)
+        added = 0
         while not job.done:
+            for index in range(added, len(job.requests)):
+                decoder.add(job.requests[index], index)
+            added = len(job.requests)
             for event in decoder.step():
                 assert isinstance(event.tag, int)
                 yield from job.feed(event.tag, event)
 
-    def _fit(self, sentence: str) -> Iterator[tuple[bool, str]]:
-        """``sentence`` whole, or cut at spaces into pieces that the model can read."""
-        most = self.manifest.limits.prompt_tokens - 1  # and the end of the sentence
 
-        def fits(text: str) -> bool:
-            return len(self.tokenizer.encode(text)) <= most
-
-        while not fits(sentence):
-            end = _longest(sentence, fits)
-            space = sentence.rfind(" ", 1, end + 1)
-            cut = space if space > 0 else end
-            piece, rest = sentence[:cut].rstrip(), sentence[cut:].lstrip()
-            yield True, piece
-            glue = sentence[len(piece) : len(sentence) - len(rest)]
-            if glue:
-                yield False, glue
-            sentence = rest
-        yield True, sentence
-
-
-def _translatable(text: str) -> bool:
-    """Whether there is a word beside numbers, marks and addresses."""
-    return any(character.isalpha() for character in _ADDRESS.sub("", text))
-
-
-def _longest(text: str, fits: Callable[[str], bool]) -> int:
-    """About the most characters of ``text`` that fit, by halving; at least one."""
-    low, high = 1, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if fits(text[:middle]):
-            low = middle
-        else:
-            high = middle - 1
-    return low
+def _sentences(unit: Unit, language: str) -> Iterator[tuple[int, str]]:
+    """The sentences of a unit and what stands between them; nothing that is kept is cut."""
+    at = start = 0
+    for _, part in split_text(unit.text, language):
+        at += len(part)
+        if any(each.start < at < each.end for each in unit.kept):
+            continue
+        whole = unit.text[start:at]
+        lead = len(whole) - len(whole.lstrip())
+        tail = max(lead, len(whole.rstrip()))
+        for left, right in ((0, lead), (lead, tail), (tail, len(whole))):
+            if left < right:
+                yield start + left, whole[left:right]
+        start = at

@@ -1,4 +1,4 @@
-"""`python -m export RUN BUNDLE [--precision fp32|fp16|int8] [--force] [--name NAME]`"""
+"""`python -m export RUN BUNDLE [--precision fp32|fp16|int8] [--form plain|fast] [--name NAME] [--force]`"""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         report = export_run(
-            options.run, options.bundle, precision=options.precision, force=options.force, name=options.name
+            options.run,
+            options.bundle,
+            precision=options.precision,
+            force=options.force,
+            name=options.name,
+            neighbours=options.neighbours,
+            form=options.form,
         )
     except (VoisinError, OSError) as error:
         print(f"voisin-export: {error}", file=sys.stderr)
@@ -37,8 +43,21 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="of the stored weights"
     )
+    parser.add_argument(
+        "--form",
+        choices=("plain", "fast"),
+        default="plain",
+        help="of a Transformer's graphs: operators of ONNX alone, or laid out for onnxruntime on CPUs",
+    )
     parser.add_argument("--force", action="store_true", help="replace a bundle of that name")
     parser.add_argument("--name", default="", help="name the bundle answers to (its folder's)")
+    parser.add_argument(
+        "--neighbours",
+        type=int,
+        default=10,
+        metavar="N",
+        help="nearest words kept of each word, to be looked up (10; 0 = none)",
+    )
     return parser
 
 

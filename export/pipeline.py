@@ -12,10 +12,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import onnx
+from msgspec import UNSET
 
 from bundle.errors import InvalidRequest
 from bundle.load import open_bundle
 from bundle.manifest import GRAPHS, TOKENIZER, Check, Manifest, Precision
+from bundle.session import Session
 from bundle.stepper import Prompt
 from bundle.tokenizer import Tokenizer
 from bundle.vectors import Vectors
@@ -23,12 +25,14 @@ from export import ExportError, pack
 from export.card import write_card
 from export.defaults import decoding, limits, subwords
 from export.golden import golden
-from export.lower import lower
+from export.lower import Form, lower
+from export.neighbours import WIDTH, write_neighbours
 from export.quantize import round_weights
 from export.speed import measure
 from export.vectors import lower_vectors
 from export.verify import Subject, require, verify_steps
 from export.verify_vectors import verify_vectors
+from export.verify_whole import verify_whole
 from training.checkpoint import RECIPE, load_model
 from training.config import Recipe, encode_recipe, load_recipe
 from training.models import Model, count_parameters
@@ -59,11 +63,20 @@ class Report:
 
 
 def export_run(
-    run: Path, target: Path, *, precision: Precision = "fp32", force: bool = False, name: str = ""
+    run: Path,
+    target: Path,
+    *,
+    precision: Precision = "fp32",
+    force: bool = False,
+    name: str = "",
+    neighbours: int = WIDTH,
+    form: Form = "plain",
 ) -> Report:
     """Makes the bundle `target` of a run folder, or leaves everything as it was.
 
     name: what the bundle is called; its folder's name where empty.
+    neighbours: of word vectors, how many of each word are found now, to be looked up when asked for.
+    form: of the graphs, see `export.lower`.
 
     Raises:
         ExportError: `target` may not be replaced, or the graphs do not do what the trained model does.
@@ -82,7 +95,7 @@ def export_run(
             if recipe.kind == "vectors":
                 candidate = _vectors(run, precision)
             else:
-                candidate = _steps(run, recipe, tokenizer, precision)
+                candidate = _steps(run, recipe, tokenizer, precision, form)
         except ValueError as error:  # weights that are no numbers, or beyond the precision
             raise ExportError(f"{run}: {error}") from error
         bounds = limits(recipe)
@@ -95,6 +108,7 @@ def export_run(
             limits=bounds,
             decoding=decoding(recipe, bounds),
             precision=precision,
+            form="fast" if form == "fast" and recipe.kind != "vectors" else UNSET,
             subwords=subwords(recipe),
             files={},
             revision="",
@@ -106,6 +120,8 @@ def export_run(
             ),
             tolerance=pack.TOLERANCE,
         )
+        if recipe.kind == "vectors":
+            write_neighbours(folder, tokenizer, width=neighbours)
         manifest = pack.finished(manifest, folder)
         checks = candidate.verify(folder, manifest)
         require(checks)
@@ -158,7 +174,7 @@ class Candidate:
     """The checks of the graphs as they lie in a folder with that manifest."""
 
 
-def _steps(run: Path, recipe: Recipe, tokenizer: Tokenizer, precision: Precision) -> Candidate:
+def _steps(run: Path, recipe: Recipe, tokenizer: Tokenizer, precision: Precision, form: Form) -> Candidate:
     """A language model or a translator."""
     model, _ = load_model(run)
     assert isinstance(model, Model)
@@ -174,11 +190,13 @@ def _steps(run: Path, recipe: Recipe, tokenizer: Tokenizer, precision: Precision
             precision=precision,
             special=manifest.special,
             limits=manifest.limits,
+            form=form,
         )
         samples = sample_prompts(recipe, tokenizer, manifest)
-        return verify_steps(subject, samples, vocab=tokenizer.size, seed=recipe.seed)
+        verified = verify_whole if form == "fast" and precision == "int8" else verify_steps
+        return verified(subject, samples, vocab=tokenizer.size, seed=recipe.seed)
 
-    return Candidate(lower(model, precision), count_parameters([model]), verify)
+    return Candidate(lower(model, precision, form), count_parameters([model]), verify)
 
 
 def sample_prompts(recipe: Recipe, tokenizer: Tokenizer, manifest: Manifest) -> list[Prompt]:
@@ -205,7 +223,9 @@ def _vectors(run: Path, precision: Precision) -> Candidate:
         pack.write_manifest(folder, manifest)
         model = open_bundle(folder, check=False)
         assert isinstance(model, Vectors)
-        return verify_vectors(model, words, matrix, precision, ngrams=ngrams)
+        return verify_vectors(
+            model, words, matrix, precision, ngrams=ngrams, graph=Session(folder / GRAPHS["vectors"][0])
+        )
 
     rows = int(np.any(matrix, axis=1).sum()) + (0 if ngrams is None else len(ngrams))
     return Candidate(lower_vectors(matrix, precision, ngrams), rows * matrix.shape[1], verify)

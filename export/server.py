@@ -58,11 +58,16 @@ class Server:
 
 @contextmanager
 def serve(
-    models: Path, settings: Mapping[str, str] | None = None, *, patience: float = 60.0
+    models: Path,
+    settings: Mapping[str, str] | None = None,
+    *,
+    patience: float = 60.0,
+    module: str = "service",
 ) -> Iterator[Server]:
     """The service over a folder of bundles, on a free port of this machine; stopped when the block ends.
 
     settings: further `VOISIN_*` variables. Those of the surrounding environment are not passed on.
+    module: what is run; another than the service has routes of a peer beside it.
     Raises ExportError, with the end of its log, when it exits or is not ready within `patience` seconds.
     """
     port = free_port()
@@ -74,7 +79,7 @@ def serve(
     with tempfile.TemporaryFile() as log:
         started = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, "-m", "service"], env=environment, stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, "-m", module], env=environment, stdout=log, stderr=subprocess.STDOUT
         )
         try:
             while not ready(port):

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from bundle.decoding import Decoder, Request, run
 from bundle.manifest import Check, Limits, Special
 from bundle.session import Session
-from bundle.stepper import Array, Graph, Prompt, Stepper
+from bundle.stepper import Array, Graph, Prompt, Stepper, TensorSpec
 from export import ExportError
+from export.lower import Form, borders
 from training.models import Model
 from training.models.graph import TorchGraph
 
@@ -79,6 +80,7 @@ class Subject:
     precision: str
     special: Special
     limits: Limits
+    form: Form = "plain"
 
     @property
     def pad(self) -> int:
@@ -133,7 +135,8 @@ def verify_steps(
 ) -> dict[str, Check]:
     """The checks of a language model or a translator; see `require` for judging them.
 
-    Where logits are over their bounds, texts are not decoded: they would say no more.
+    Where logits are over their bounds, texts are not decoded: they would say no more. Graphs that multiply
+    whole numbers are `export.verify_whole`'s.
 
     samples: real prompts, whose decoded texts are compared beside those of random ones.
     Raises ExportError where the graphs do not declare the axes of the contract.
@@ -180,15 +183,10 @@ def verify_steps(
 
 def declared(subject: Subject) -> None:
     """Raises ExportError where a graph's border is not what docs/bundle-format.md and the module say."""
-    sessions: dict[str, tuple[Graph, Graph]] = {}
-    if subject.kind == "translator":
-        encoder = TorchGraph(subject.trained, "encode")
-        sessions["encoder.onnx"] = Session(subject.graphs["encoder.onnx"]), encoder
-    name = "decoder.onnx" if subject.kind == "translator" else "model.onnx"
-    sessions[name] = Session(subject.graphs[name]), TorchGraph(subject.trained, "step")
-    for name, (session, module) in sessions.items():
-        for side in ("inputs", "outputs"):
-            found, wanted = getattr(session, side), getattr(module, side)
+    for name, border in borders(subject.trained, subject.form).items():
+        session = Session(subject.graphs[name])
+        for side, wanted in zip(("inputs", "outputs"), border, strict=True):
+            found: Mapping[str, TensorSpec] = getattr(session, side)
             for spec in wanted.values():
                 if found.get(spec.name) != spec:
                     raise ExportError(f"{name}: {side} declare {found.get(spec.name)}, should be {spec}")

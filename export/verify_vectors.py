@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bundle.errors import UnknownWord
 from bundle.manifest import Check
+from bundle.stepper import Graph
 from bundle.vectors import Vectors
 from export import ExportError
 
@@ -22,6 +23,9 @@ ANALOGIES = 50
 UNSEEN = 100
 TIE = 1e-6
 """Cosines so near each other that the order of additions decides which is larger."""
+
+GRAPH = 1e-5
+"""Largest |difference| of a cosine from the graph's, which adds in float32."""
 
 Neighbours = list[tuple[str, float]]
 
@@ -51,11 +55,13 @@ def verify_vectors(
     matrix: NDArray[np.float32],
     precision: str,
     *,
+    graph: Graph | None = None,
     ngrams: NDArray[np.float32] | None = None,
     seed: int = 0,
 ) -> dict[str, Check]:
     """The checks against gensim's KeyedVectors over the trained vectors.
 
+    graph: `vectors.onnx` as the runtime runs it, which must rank as the table read in place does.
     words, matrix: tokens by id and their vectors float32 [vocab, hidden]; rows of zeros are no words.
     ngrams: float32 [bucket, hidden] where words never seen are composed, which is checked then too.
     Raises ExportError where the bundle does not know a word that was trained.
@@ -65,7 +71,7 @@ def verify_vectors(
     known = [words[int(row)] for row in rows]
     trained = _trained(model, known, matrix[rows], ngrams)
     rng = np.random.default_rng(seed)
-    wrong, missed, asked, widest = 0, 0, 0, 0.0
+    rankings, missed, asked, widest = 0, 0, 0, 0.0
     queries = _queries(known, rng)
     if ngrams is not None:
         queries += _unseen(model, known, rng)
@@ -75,7 +81,7 @@ def verify_vectors(
             got = model.most_similar(positive, negative, topn=TOPN)
         except UnknownWord as error:
             raise ExportError(f"the bundle does not know {error.word!r}, which was trained") from error
-        wrong += not same_ranking(got, want, bounds.cosines)
+        rankings += not same_ranking(got, want, bounds.cosines)
         missed += len(missing(got, want))
         asked += len(want)
         cosines = dict(want)
@@ -84,9 +90,39 @@ def verify_vectors(
         "cosines_vs_gensim": Check(bound=bounds.cosines, observed=widest),
         "missed_of_ten": Check(bound=bounds.missed, observed=missed / max(1, asked)),
     }
+    if graph is not None:
+        checks["cosines_vs_graph"] = Check(bound=GRAPH, observed=_apart(model, graph, queries))
+    if model.neighbours is not None:
+        wrong = disagreements(model, sample=WORDS, seed=seed)
+        checks["neighbours_vs_scan"] = Check(bound=0.0, observed=wrong / WORDS)
     if bounds.rankings is not None:
-        checks["rankings_vs_gensim"] = Check(bound=bounds.rankings, observed=wrong / len(queries))
+        checks["rankings_vs_gensim"] = Check(bound=bounds.rankings, observed=rankings / len(queries))
     return checks
+
+
+def _apart(model: Vectors, graph: Graph, queries: Sequence[tuple[list[str], list[str]]]) -> float:
+    """How far the cosines of the graph's ranking are from those of the model's, place by place."""
+    asked = Vectors(model.manifest, model.tokenizer, model.rows, graph=graph)
+    widest = 0.0
+    for positive, negative in queries:
+        found = model.most_similar(positive, negative, topn=TOPN)
+        want = asked.most_similar(positive, negative, topn=TOPN)
+        pairs = zip(found, want, strict=True)
+        widest = max([widest, *(abs(one - other) for (_, one), (_, other) in pairs)])
+    return widest
+
+
+def disagreements(model: Vectors, *, sample: int, seed: int) -> int:
+    """Of `sample` words, how many the table of neighbours answers otherwise than a scan does."""
+    table = model.neighbours
+    assert table is not None
+    known = [id for id in range(table.rows) if model.word_of(id) and id not in model.rows.blank]
+    drawn = np.random.default_rng(seed).choice(known, min(sample, len(known)), replace=False)
+    scanned = Vectors(model.manifest, model.tokenizer, model.rows)
+    return sum(
+        model.nearest_to({id: 1.0}, table.width) != scanned.nearest_to({id: 1.0}, table.width)
+        for id in drawn.tolist()
+    )
 
 
 def _trained(

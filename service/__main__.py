@@ -23,7 +23,12 @@ _SWITCH_SECONDS = 0.0005
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit status."""
-    options = parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["keys"]:
+        from service.keys_command import command
+
+        return command(given[1:])
+    options = parser().parse_args(given)
     if options.print_settings:
         print(settings_table(), end="")
         return 0
@@ -72,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m service",
         description="Serve the bundles of VOISIN_MODELS. Settings come from VOISIN_* variables.",
+        epilog="`python -m service keys new NAME` makes an API key.",
     )
     parser.add_argument("--print-settings", action="store_true", help="the settings as a Markdown table")
     parser.add_argument("--print-metrics", action="store_true", help="the metrics as a Markdown table")

@@ -311,8 +311,9 @@ class Answers:
                 if not flight.waiters and not flight.ticket.result.done():
                     self._ground(flight)
                     flight.ticket.leave()
-        trace.queue = max(flight.ticket.queued for flight in flights)
-        trace.run = max(flight.ticket.ran for flight in flights)
+        # of several, the one that was waited for longest: parts of two flights would not add up to one time
+        last = max((flight.ticket for flight in flights), key=lambda ticket: ticket.finished or 0.0)
+        trace.submitted, trace.queue, trace.run = last.submitted, last.queued, last.ran
         return values
 
     def give_up(self) -> None:

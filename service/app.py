@@ -3,33 +3,54 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from litestar import Litestar
+from litestar.config.cors import CORSConfig
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
 
 from service import openapi
 from service.errors import from_exception
+from service.guard import make_guard
 from service.house import House
 from service.logs import RequestLog
 from service.observe import Observe
 from service.parsing import AnyRequest
 from service.problems import render
 from service.responses import Answer
-from service.routes import complete, embeddings, meta, page, probes, similar, translate
+from service.routes import (
+    complete,
+    embeddings,
+    hugging,
+    kserve,
+    meta,
+    models,
+    openai,
+    page,
+    probes,
+    similar,
+    tei,
+    translate,
+    words,
+)
 from service.trace import trace_of
+from service.tracing import open_tracing
 
 logger = logging.getLogger("voisin")
+
+
+OURS = (similar, words, complete, translate)
 
 
 def handlers(house: House) -> list[HTTPRouteHandler]:
     """Every route of the service."""
     tasks = [
         handler
-        for family in (similar, complete, translate, embeddings, meta, probes)
+        for family in (*OURS, openai, embeddings, models, kserve, tei, hugging, meta, probes)
         for handler in family.routes(house)
     ]
     pages = page.routes(lambda: openapi.document([*tasks, *pages]))
@@ -43,7 +64,7 @@ def refuse(request: AnyRequest, error: Exception) -> Any:
     trace.outcome = problem.outcome
     if problem.status == 500:
         logger.error("unforeseen", exc_info=error, extra={"data": {"request_id": trace.request_id}})
-    return _Ready(render(problem, request.scope["path"], trace.request_id))
+    return _Ready(render(problem, request.scope["path"], trace.request_id, request.scope["method"]))
 
 
 class _Ready:
@@ -56,6 +77,19 @@ class _Ready:
         return self._answer
 
 
+def _cors(origins: str) -> CORSConfig | None:
+    """Without credentials: a key is sent in a header, so no page can borrow somebody's cookies."""
+    allowed = [origin.strip() for origin in origins.split(",") if origin.strip()]
+    if not allowed:
+        return None
+    return CORSConfig(
+        allow_origins=allowed,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Cache-Control", "Content-Type", "X-API-Key", "X-Request-Id"],
+        expose_headers=["Retry-After", "Server-Timing", "X-Cache", "X-Model-Revision", "X-Request-Id"],
+    )
+
+
 def build_app(house: House) -> ASGIApp:
     """The ASGI application over a house."""
 
@@ -63,7 +97,10 @@ def build_app(house: House) -> ASGIApp:
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         async with house.open():
             yield
+        if tracing is not None:
+            tracing.close()
 
+    tracing = open_tracing(os.environ)
     routes = handlers(house)
     app = Litestar(
         route_handlers=routes,
@@ -72,7 +109,11 @@ def build_app(house: House) -> ASGIApp:
         openapi_config=None,
         logging_config=None,
         request_max_body_size=house.settings.body_bytes,
+        guards=[] if house.keys is None else [make_guard(house.keys, house.metrics)],
+        cors_config=_cors(house.settings.cors_origins),
     )
     tasks = {path: route.opt.get("task", "other") for route in routes for path in route.paths}
     log = RequestLog(every=house.settings.log_level in ("debug", "info"))
-    return Observe(app, house.metrics, log, tasks)
+    return Observe(
+        app, house.metrics, log, tasks, client_seconds=house.settings.client_seconds, tracing=tracing
+    )

@@ -80,10 +80,15 @@ class Lane:
             self._finish(ticket, [], deliveries)
             return
         try:
-            for index, request in enumerate(ticket.job.requests):
-                self._decoder.add(request, (ticket, index))
+            self._ask(ticket)
         except Exception as error:  # this one cannot be decoded; the others can
             self._reject(ticket, error, deliveries)
+
+    def _ask(self, ticket: Ticket) -> None:
+        """Give the decoder what a job wants and has not asked before."""
+        for index in range(ticket.asked, len(ticket.job.requests)):
+            self._decoder.add(ticket.job.requests[index], (ticket, index))
+            ticket.asked = index + 1
 
     def _drop(self, ticket: Ticket, stage: str, metrics: Metrics, deliveries: list[Delivery]) -> None:
         if ticket in self.active:
@@ -122,6 +127,7 @@ class Lane:
                 ticket.first = now
             try:
                 pieces.setdefault(ticket, []).extend(ticket.job.feed(tag[1], event))
+                self._ask(ticket)
             except Exception as error:
                 self._reject(ticket, error, deliveries)
                 del pieces[ticket]
@@ -228,13 +234,14 @@ class Batcher:
             while taken := self._next():
                 lane, arrivals = taken
                 deliveries = lane.turn(arrivals, self._metrics)
+                if deliveries:
+                    # before another thread may take the lane: what its turn gives must not arrive first
+                    self._post(deliveries)
                 with self._condition:
                     lane.busy = False
                     lane.turn_at = None
                     if lane.has_work:
                         self._condition.notify()
-                if deliveries:
-                    self._post(deliveries)
         except BaseException:
             logger.exception("a decoding thread died")
             self._died()

@@ -86,7 +86,7 @@ def from_validation(error: msgspec.ValidationError) -> Problem:
     at = _AT.search(text)
     what = text[: at.start()] if at else text
     field = at[1] if at and at[1] else None
-    if field and at and at[2]:
+    if field and at and at[2] and at[2] != "...":
         field = f"{field}[{at[2]}]"
     bound = _BOUND.search(what)
     return invalid(field, what.replace("`", ""), limit=float(bound[1]) if bound else None)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from bundle.language import Language
 from bundle.translator import Translator
@@ -16,6 +17,7 @@ from service.batcher import Batcher
 from service.cache import MemoryStore
 from service.detection import Detector
 from service.health import Health
+from service.keys import Keys
 from service.metrics import Metrics
 from service.redis_store import RedisStore
 from service.registry import Registry
@@ -36,6 +38,7 @@ class House:
     answers: Answers
     health: Health
     detector: Detector
+    keys: Keys | None = None
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -58,7 +61,7 @@ def build_house(settings: Settings, registry: Registry, detector: Detector) -> H
     """The parts, connected, nothing started.
 
     Raises:
-        SettingsError: VOISIN_REDIS_URL is no Redis URL.
+        SettingsError: VOISIN_REDIS_URL is no Redis URL, or the API keys cannot be read.
     """
     metrics = Metrics()
     memory = MemoryStore(max_bytes=settings.cache_bytes, max_entries=settings.cache_entries)
@@ -70,7 +73,16 @@ def build_house(settings: Settings, registry: Registry, detector: Detector) -> H
     answers = Answers(memory, redis, admission, batcher, metrics, settings.deadline_seconds)
     health = Health(registry, batcher, admission, canary_seconds=settings.canary_seconds)
     _watch(metrics, memory, redis, health, registry)
-    return House(settings, registry, metrics, memory, redis, admission, batcher, answers, health, detector)
+    keys = _keys(settings)
+    return House(
+        settings, registry, metrics, memory, redis, admission, batcher, answers, health, detector, keys
+    )
+
+
+def _keys(settings: Settings) -> Keys | None:
+    if not settings.api_keys and not settings.api_keys_file:
+        return None
+    return Keys(settings.api_keys, Path(settings.api_keys_file) if settings.api_keys_file else None)
 
 
 def _redis(settings: Settings, metrics: Metrics) -> RedisStore | None:

@@ -17,7 +17,7 @@ from prometheus_client import (
 
 TASKS = ("similar", "complete", "translate", "detect", "embeddings", "meta", "probe", "other")
 OUTCOMES = ("ok", "client_error", "rejected", "timeout", "cancelled", "error")
-REASONS = ("queue_full", "deadline", "draining")
+REASONS = ("queue_full", "deadline", "draining", "too_large", "rate_limited", "connections")
 _DECODED = ("complete", "translate")
 
 _REQUEST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0)
@@ -85,6 +85,9 @@ class Metrics:
         self.cache_requests = self._counter(
             "cache_requests", "Look-ups of the answer cache", "tier", "result"
         )
+        self.cache_writes = self._counter(
+            "cache_writes", "Answers for Redis: stored, refused by it, or lost on the way", "result"
+        )
         self.cache_joined = self._counter(
             "cache_joined", "Requests that waited for the same answer as another"
         )
@@ -104,6 +107,9 @@ class Metrics:
             (tier, result): self.cache_requests.labels(tier, result)
             for tier, results in (("memory", ("hit", "miss")), ("redis", ("hit", "miss", "error")))
             for result in results
+        }
+        self.redis_writes = {
+            result: self.cache_writes.labels(result) for result in ("stored", "refused", "lost")
         }
         self.redis_read = self.cache_operation.labels("read")
         self.redis_write = self.cache_operation.labels("write")

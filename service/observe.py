@@ -8,11 +8,13 @@ from typing import Any
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.connections import hurried
 from service.errors import from_exception
 from service.logs import RequestLog
 from service.metrics import Metrics
 from service.problems import render
 from service.trace import Trace
+from service.tracing import Tracing
 
 logger = logging.getLogger("voisin")
 
@@ -34,11 +36,22 @@ class Observe:
     `tasks` maps a route's path to its task; every other path is `other`, so labels stay bounded.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, log: RequestLog, tasks: dict[str, str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        log: RequestLog,
+        tasks: dict[str, str],
+        *,
+        client_seconds: float,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._app = app
         self._metrics = metrics.tasks
         self._log = log
         self._tasks = tasks
+        self._seconds = client_seconds
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
@@ -66,20 +79,35 @@ class Observe:
 
         series.inflight.inc()
         try:
-            await self._app(scope, receive, answer)
+            await self._app(scope, receive if method == "GET" else hurried(receive, self._seconds), answer)
         except Exception as error:
             logger.exception("unforeseen", extra={"data": {"request_id": trace.request_id}})
             trace.outcome = "error"
             if not status:
-                await render(from_exception(error), path, trace.request_id)(scope, receive, answer)
+                await render(from_exception(error), path, trace.request_id, method)(scope, receive, answer)
         finally:
             series.inflight.dec()
+            task = trace.task or task
+            series = self._metrics[task]
+            if trace.entered is not None:
+                trace.entered.release()
             elapsed = trace.elapsed()
             outcome = trace.outcome or _outcome(status, task)
             series.duration.observe(elapsed)
             series.outcomes[outcome].inc()
+            if status == 413:
+                series.rejected["too_large"].inc()
+            followed = None
+            if self._tracing is not None and task != "probe":
+                route = path.rstrip("/") or "/"
+                known = route if route in self._tasks else None
+                followed = self._tracing.record(scope, trace, known, status, outcome)
             # probes that went well come every few seconds for ever: nobody wants to read that
             if task != "probe" or outcome != "ok":
                 line: dict[str, Any] = {"request_id": trace.request_id, "task": task, "method": method}
                 line |= {"seconds": round(elapsed, 6), "cache": trace.cache, "revision": trace.revision}
+                if followed is not None:
+                    line["trace_id"] = followed
+                if trace.entered is not None:
+                    line["key"] = trace.entered.name  # its name, never itself
                 self._log.write(status, outcome, line)

@@ -23,7 +23,8 @@ def document(handlers: Iterable[HTTPRouteHandler]) -> dict[str, Any]:
     described = [handler for handler in handlers if "summary" in handler.opt]
     shapes = [ProblemDetails, Choice, Neighbour]
     for handler in described:
-        shapes += [shape for key in ("query", "body", "answer") if (shape := handler.opt[key]) is not None]
+        keys = ("query", "body", "answer", "error")
+        shapes += [shape for key in keys if (shape := handler.opt[key]) is not None]
     schemas, components = msgspec.json.schema_components(shapes, ref_template=_REF)
     found = {_identity(shape): schema for shape, schema in zip(shapes, schemas, strict=True)}
     _fill_raw(components)
@@ -77,10 +78,17 @@ def _operation(
         operation["parameters"] = parameters
     if opt["body"] is not None:
         schema = {"schema": schemas[_identity(opt["body"])]}
+        if opt["example"] is not None:
+            schema["example"] = opt["example"]
         kinds = ["application/json", *(["application/x-www-form-urlencoded"] if opt["form"] else [])]
-        operation["requestBody"] = {"required": True, "content": dict.fromkeys(kinds, schema)}
+        bodies = dict.fromkeys(kinds, schema)
+        bodies |= {media: {"schema": {"type": "string", "format": "binary"}} for media in opt["takes"]}
+        operation["requestBody"] = {"required": True, "content": bodies}
     content = {opt["media"]: {"schema": schemas.get(_identity(opt["answer"]), {})}}
+    content |= {media: {} for media in opt["also"]}
     problem = {"application/problem+json": {"schema": schemas[_identity(ProblemDetails)]}}
+    if opt["error"] is not None:
+        problem = {"application/json": {"schema": schemas[_identity(opt["error"])]}}
     operation["responses"] = {
         "200": {"description": "the answer", "content": content},
         "default": {"description": "what was wrong, with field and limit", "content": problem},

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from service.dialects import openai_error, retry_hint, shape_of
 from service.errors import CLIENT_CLOSED_REQUEST, Problem
 from service.responses import Answer
 
@@ -47,23 +48,18 @@ def details(problem: Problem, request_id: str) -> ProblemDetails:
     return body
 
 
-_LIBRETRANSLATE = frozenset({"/translate", "/detect", "/languages"})
+_LIBRETRANSLATE = frozenset({"/translate", "/detect", "/languages", "/frontend/settings"})
 
 
-def render(problem: Problem, path: str, request_id: str) -> Answer:
+def render(problem: Problem, path: str, request_id: str, method: str = "GET") -> Answer:
     """The response of a problem, in the dialect that the path speaks."""
     media_type = "application/problem+json"
+    headers = problem.headers
     body: Any = details(problem, request_id)
     if path.rstrip("/") in _LIBRETRANSLATE:
         body.error = problem.detail
-    elif path.startswith("/v1/"):
+    elif (shape := shape_of(path, method)) is not None:
         media_type = "application/json"
-        kind = "invalid_request_error" if problem.status < 500 and problem.status != 429 else "server_error"
-        if problem.status == 429:
-            kind = "rate_limit_error"
-        body = {
-            "error": {"message": problem.detail, "type": kind, "param": problem.field, "code": problem.code}
-        }
-    return Answer(
-        msgspec.json.encode(body), status=problem.status, media_type=media_type, headers=problem.headers
-    )
+        body = shape(problem)
+        headers = headers | (retry_hint(problem) if shape is openai_error else {})
+    return Answer(msgspec.json.encode(body), status=problem.status, media_type=media_type, headers=headers)

@@ -6,13 +6,14 @@ import asyncio
 import logging
 import zlib
 from collections.abc import Awaitable, Coroutine
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
+from redis._parsers import _AsyncRESP3Parser
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError, RedisError
+from redis.exceptions import ConnectionError
 
 from service.metrics import Metrics
 
@@ -38,7 +39,8 @@ class RedisStore:
     """A store that never costs more than `timeout` and never raises.
 
     After two failures in a row the breaker opens: nothing is asked of Redis until a ping in the background
-    succeeds, so an outage costs two timeouts, not one a request.
+    succeeds, so an outage costs two timeouts, not one a request. A Redis that answers but takes no writes (it
+    is full, or a replica) is still read; writing is tried again from time to time.
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class RedisStore:
             # once: a pooled connection may have died with a Redis that is back already
             retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
             max_connections=64,
+            # hiredis, where installed, allocates what a reply only claims to hold: 16 GiB for ten bytes
+            parser_class=_AsyncRESP3Parser,
         )
         self._ttl = ttl
         self._timeout = timeout
@@ -64,6 +68,8 @@ class RedisStore:
         self._writes: dict[str, bytes] = {}
         self._failures = 0
         self._open = False
+        self._refuses_writes = False
+        self._write_again_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -91,7 +97,9 @@ class RedisStore:
 
     def keep(self, key: str, value: bytes) -> None:
         """`set`, which returns before the value is written: nobody waits for a cache to remember."""
-        if self._open or len(self._writes) >= _MOST_UNWRITTEN:
+        refused = self._refuses_writes and monotonic() < self._write_again_at
+        if self._open or refused or len(self._writes) >= _MOST_UNWRITTEN:
+            self._metrics.redis_writes["refused" if refused else "lost"].inc()
             return
         if not self._writes:
             self._spawn("write", self._write())
@@ -147,15 +155,33 @@ class RedisStore:
         for key, value in values.items():
             pipeline.set(PREFIX + key, seal(key, value), ex=self._ttl)
         start = perf_counter()
-        await self._ask(pipeline.execute())
+        answers = await self._ask(pipeline.execute(raise_on_error=False))
         self._metrics.redis_write.observe(perf_counter() - start)
+        self._note_writes(len(values), answers if isinstance(answers, list) else None)
+
+    def _note_writes(self, count: int, answers: list[object] | None) -> None:
+        if answers is None:
+            self._metrics.redis_writes["lost"].inc(count)
+            return
+        refusals = [answer for answer in answers if isinstance(answer, Exception)]
+        self._metrics.redis_writes["refused"].inc(len(refusals))
+        self._metrics.redis_writes["stored"].inc(count - len(refusals))
+        if refusals:
+            self._write_again_at = monotonic() + self._probe_seconds
+            if not self._refuses_writes:
+                # the class says it (OutOfMemoryError, ReadOnlyError); the text may quote keys
+                data = {"reason": type(refusals[0]).__name__}
+                logger.warning("redis refuses writes", extra={"data": data})
+        elif self._refuses_writes:
+            logger.warning("redis takes writes again")
+        self._refuses_writes = bool(refusals)
 
     async def _ask(self, command: Awaitable[Any]) -> object:
         """The answer of a command, or None after counting the failure."""
         try:
             async with asyncio.timeout(self._timeout):
                 answer: object = await command
-        except (RedisError, OSError, TimeoutError, ValueError) as error:
+        except Exception as error:  # bytes that are no Redis protocol raise whatever the parser stumbled on
             self._failed(error)
             return None
         self._failures = 0
@@ -173,8 +199,9 @@ class RedisStore:
             await asyncio.sleep(self._probe_seconds)
             try:
                 async with asyncio.timeout(self._timeout):
-                    await self._client.ping()
-            except (RedisError, OSError, TimeoutError):
+                    if not await self._client.ping():  # something answered, but not a Redis
+                        continue
+            except Exception:  # as in `_ask`; were it to end here, Redis would be away for ever
                 continue
             self._open = False
             self._failures = 0

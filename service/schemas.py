@@ -14,6 +14,10 @@ Word = Annotated[str, Meta(min_length=1, max_length=200, description="a word or 
 Name = Annotated[str, Meta(min_length=1, max_length=100)]
 Topn = Annotated[int, Meta(ge=1, le=1000, description="how many neighbours")]
 Words = Annotated[list[Word], Meta(max_length=32)]
+RestrictVocab = Annotated[
+    int,
+    Meta(ge=0, le=2**31, description="only the first so many words, the most frequent, are answers; 0 = all"),
+]
 Lang = Annotated[
     str, Meta(min_length=1, max_length=20, description="language code; left out, it is found out")
 ]
@@ -31,6 +35,7 @@ class SimilarQuery(Struct, forbid_unknown_fields=True):
 
     word: Word
     topn: Topn = 10
+    restrict_vocab: RestrictVocab = 0
     lang: Lang | None = None
     model: Name | None = None
 
@@ -41,6 +46,11 @@ class SimilarRequest(Struct, forbid_unknown_fields=True):
     positive: Words = []
     negative: Words = []
     topn: Topn = 10
+    restrict_vocab: RestrictVocab = 0
+    method: Annotated[
+        Literal["add", "multiply"],
+        Meta(description="`add` sums vectors (3CosAdd), `multiply` multiplies cosines (3CosMul)"),
+    ] = "add"  # fmt: skip
     lang: Lang | None = None
     model: Name | None = None
 
@@ -88,12 +98,13 @@ class CompleteRequest(Struct, forbid_unknown_fields=True):
 
 
 class Choice(Struct, omit_defaults=True):
-    """`logprob` is the sum over the tokens; `word` (level word) the completed first word."""
+    """`logprob` is the sum over the `tokens`; `word` (level word) the completed first word."""
 
     text: str
     finish_reason: Literal["stop", "length", "cancelled"]
     logprob: float
     word: str | None = None
+    tokens: int = 0
 
 
 class CompleteAnswer(Struct):
@@ -111,18 +122,34 @@ class TokenEvent(Struct):
 
 
 class TranslateRequest(Struct, forbid_unknown_fields=True):
-    """LibreTranslate's request; `beam`, `scores` and `model` are ours."""
+    """LibreTranslate's request; `beam`, `scores`, `alignments`, `glossary` and `model` are ours."""
 
     q: str | list[str]
     source: Name
     target: Name
-    format: str = "text"
+    format: Annotated[str, Meta(description="`text`, or `html`: only what a reader sees is translated")] = (
+        "text"
+    )
     alternatives: Annotated[int, Meta(ge=0, le=16)] = 0
     beam: Annotated[int, Meta(ge=1, le=32)] | None = None
     scores: Annotated[bool, Meta(description="add the mean log-probability of a token")] = False
+    alignments: Annotated[bool, Meta(description="add which word became which")] = False
+    glossary: Annotated[
+        str | list[str] | dict[str, str],
+        Meta(description="terms to keep, or terms and what each becomes; whole words, spelt exactly so"),
+    ] = []
     model: Name | None = None
     api_key: str | None = None
     secret: str | None = None
+
+
+class Alignment(Struct):
+    """A word of the translation and the word of the source that it stands for, as [start, end) characters of
+    `translatedText` and `q`, and how sure that is, from 0 to 1."""
+
+    source: tuple[int, int]
+    target: tuple[int, int]
+    weight: float
 
 
 class Translated(Struct):
@@ -132,6 +159,7 @@ class Translated(Struct):
     alternatives: list[str]
     score: float
     truncated: bool
+    alignments: list[Alignment] = []
 
 
 class Detected(Struct):
@@ -151,13 +179,14 @@ class TranslateAnswer(Struct, omit_defaults=True):
     )
     alternatives: list[str | list[str]] | UnsetType = UNSET
     scores: float | list[float] | UnsetType = UNSET
+    alignments: list[Alignment | list[Alignment]] | UnsetType = UNSET
     truncated: bool = False
 
 
 class DetectRequest(Struct, forbid_unknown_fields=True):
-    """A text whose language is asked for."""
+    """A text whose language is asked for, or several."""
 
-    q: str
+    q: str | list[str]
     api_key: str | None = None
 
 
@@ -169,51 +198,28 @@ class ServedLanguage(Struct):
     targets: list[str]
 
 
-class EmbeddingsRequest(Struct):
-    """OpenAI's request; each input is a word."""
+class LanguageName(Struct):
+    """A choice of LibreTranslate's front end."""
 
-    input: Word | Annotated[list[Word], Meta(min_length=1)]
-    model: Name
-    encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Annotated[int, Meta(ge=1)] | None = None
-    user: str | None = None
+    code: str
+    name: str
 
 
-class Embedding(Struct):
-    """A unit vector; base64 is that of little-endian float32."""
+class FrontendLanguages(Struct):
+    """What its two menus show first."""
 
-    index: int
-    embedding: list[float] | str
-    object: str = "embedding"
-
-
-class Usage(Struct):
-    """One token a word."""
-
-    prompt_tokens: int
-    total_tokens: int
+    source: LanguageName
+    target: LanguageName
 
 
-class EmbeddingsAnswer(Struct):
-    """OpenAI's answer."""
+class FrontendSettings(Struct, rename="camel"):
+    """What LibreTranslate's front end asks before it shows itself. Timeouts are in milliseconds."""
 
-    data: list[Embedding]
-    model: str
-    usage: Usage
-    object: str = "list"
-
-
-class ModelCard(Struct):
-    """OpenAI's model object."""
-
-    id: str
-    created: int
-    object: str = "model"
-    owned_by: str = "voisin"
-
-
-class ModelList(Struct):
-    """OpenAI's list."""
-
-    data: list[ModelCard]
-    object: str = "list"
+    char_limit: int
+    language: FrontendLanguages
+    api_keys: bool = False
+    key_required: bool = False
+    frontend_timeout: int = 500
+    suggestions: bool = False
+    files_translation: bool = False
+    supported_files_format: list[str] = []

@@ -10,6 +10,7 @@ from types import FrameType
 import uvicorn
 from litestar.types import ASGIApp
 
+from service.connections import Connection, connection_class, hang_up_on_silence, most_connections
 from service.house import House
 
 logger = logging.getLogger("voisin")
@@ -57,11 +58,12 @@ def serve(app: ASGIApp, house: House) -> None:
     """
     settings = house.settings
     listener = listen(settings.host, settings.listen_port)
+    hang_up_on_silence(listener, settings.client_seconds)
     host, port = listener.getsockname()[:2]
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=_connections(house),
         ws="none",
         lifespan="on",
         access_log=False,
@@ -74,6 +76,16 @@ def serve(app: ASGIApp, house: House) -> None:
     )
     with listener:
         Server(config, house).run(sockets=[listener])
+
+
+def _connections(house: House) -> type[Connection]:
+    settings = house.settings
+    return connection_class(
+        seconds=settings.client_seconds,
+        most=most_connections(reserved=64 if settings.redis_url else 0),
+        body_bytes=settings.body_bytes,
+        refused=house.metrics.tasks["other"].rejected["connections"].inc,
+    )
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -13,7 +13,9 @@ from typing import Any
 
 PREFIX = "VOISIN_"
 # Other rooms' variables that may stand in the same environment.
-_FOREIGN = frozenset({"VOISIN_DATA", "VOISIN_CORPORA", "VOISIN_REQUIRE_ALL", "VOISIN_IMAGE_BUILDER"})
+_FOREIGN = frozenset(
+    {"VOISIN_DATA", "VOISIN_CORPORA", "VOISIN_REQUIRE_ALL", "VOISIN_FUZZ_SECONDS", "VOISIN_IMAGE_BUILDER"}
+)
 # Kubernetes injects these shapes for every Service it knows (a Service named voisin-redis gives
 # VOISIN_REDIS_PORT=tcp://...): nobody wrote them, so nobody is told off for them.
 _INJECTED = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$")
@@ -57,6 +59,9 @@ class Settings:
         64, "Most rows (sentences, beams, samples) of one model in one step", low=1, high=4096
     )
     deadline_seconds: float = setting(30.0, "A request not answered by then gets 504", low=0.01, high=3600)
+    client_seconds: float = setting(
+        30.0, "How long a client may take to send its request, or leave an answer unread", low=0.1, high=3600
+    )
     drain_seconds: float = setting(
         30.0, "After SIGTERM, how long running answers may take to finish", low=0, high=3600
     )
@@ -82,6 +87,13 @@ class Settings:
     )
     canary_seconds: float = setting(
         15.0, "An idle model proves itself this often with a tiny forward pass", low=0.1, high=3600
+    )
+    api_keys: str = setting(
+        "", "Lines `NAME SHA256 [scopes=...] [rate=...] [concurrent=...]`, `;` between; empty = open to all"
+    )
+    api_keys_file: str = setting("", "File of such lines, read again when it changes")
+    cors_origins: str = setting(
+        "", "Origins whose pages may call, e.g. `https://a.example,https://b.example`, or `*`; empty = none"
     )
     log_level: str = setting(
         "info",

@@ -16,7 +16,10 @@ MORE = object()  # the end of a delivery that is not the last; a result may be a
 
 
 class Job(Protocol):
-    """What bundle's jobs look like from here: requests for a decoder, fed with its events until done."""
+    """What bundle's jobs look like from here: requests for a decoder, fed with its events until done.
+
+    Feeding may add requests.
+    """
 
     @property
     def requests(self) -> list[Request]: ...
@@ -40,8 +43,8 @@ class Ticket:
     """
 
     __slots__ = (
-        "_encode", "_pieces", "_settled", "allowed", "deadline", "finished", "first", "gone", "job", "model",
-        "permit", "result", "started", "submitted", "task", "tokens_in", "tokens_out",
+        "_encode", "_pieces", "_settled", "allowed", "asked", "deadline", "finished", "first", "gone", "job",
+        "model", "permit", "result", "started", "submitted", "task", "tokens_in", "tokens_out",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +72,7 @@ class Ticket:
         self.allowed = deadline - self.submitted
         self.permit = permit
         self.gone = False
+        self.asked = 0  # of the job's requests, what the decoder has
         self.started: float | None = None
         self.first: float | None = None
         self.finished: float | None = None

@@ -9,6 +9,8 @@ from time import perf_counter
 
 from litestar.types import Scope
 
+from service.keys import Pass
+
 _WELL_FORMED = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 _boot = os.urandom(4).hex()
 _count = itertools.count(1)
@@ -17,7 +19,18 @@ _count = itertools.count(1)
 class Trace:
     """Filled in by whoever learns something on the way; read once, by `Observe`."""
 
-    __slots__ = ("cache", "outcome", "queue", "request_id", "revision", "run", "start")
+    __slots__ = (
+        "cache",
+        "entered",
+        "outcome",
+        "queue",
+        "request_id",
+        "revision",
+        "run",
+        "start",
+        "submitted",
+        "task",
+    )
 
     def __init__(self, scope: Scope) -> None:
         self.start = perf_counter()
@@ -25,6 +38,9 @@ class Trace:
         self.revision = "none"
         self.cache = "bypass"
         self.outcome: str | None = None
+        self.task: str | None = None  # where the model decides it, and not the route
+        self.entered: Pass | None = None  # the API key it came in with
+        self.submitted = self.start  # when the work that `queue` and `run` are about was admitted
         self.queue = 0.0  # seconds waited for a row
         self.run = 0.0  # seconds in the model
 
@@ -32,11 +48,24 @@ class Trace:
         return perf_counter() - self.start
 
     def server_timing(self) -> str:
-        """https://www.w3.org/TR/server-timing/, milliseconds."""
-        parts = [f"total;dur={self.elapsed() * 1e3:.3f}"]
-        if self.run:
-            parts.append(f"queue;dur={self.queue * 1e3:.3f}, model;dur={self.run * 1e3:.3f}")
-        return ", ".join(parts)
+        """https://www.w3.org/TR/server-timing/, milliseconds; `total` is the sum of the others."""
+        total, queue, run = self.parts()
+        if not run:
+            return f"total;dur={total * 1e3:.3f}"
+        # rounded before they are added, so that the sum is what the reader adds up
+        other = round((total - queue - run) * 1e3, 3)
+        queue, run = round(queue * 1e3, 3), round(run * 1e3, 3)
+        total = other + queue + run
+        return f"total;dur={total:.3f}, queue;dur={queue:.3f}, model;dur={run:.3f}, other;dur={other:.3f}"
+
+    def parts(self) -> tuple[float, float, float]:
+        """Seconds until now, of those in the queue, of those in the model.
+
+        A request that joined another's flight found the model at work already: only its own time counts.
+        """
+        total = self.elapsed()
+        run = min(self.run, total)
+        return total, min(self.queue, total - run), run
 
 
 def _request_id(scope: Scope) -> str:

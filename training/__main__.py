@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, 2)
     except VoisinError as error:
         return _fail(error, 1)
+    except OSError as error:  # a full disk says so wherever it is written to
+        return _fail(f"{error.filename or folder}: {error.strerror or error}", 1)
     return 0
 
 
@@ -137,7 +139,7 @@ def _same_text(corpora: list[Digest], folder: Path) -> None:
             raise RecipeError(path, f"the corpus {digest.name} has changed since the run began{hint}")
 
 
-def _fail(error: Exception, code: int) -> int:
+def _fail(error: Exception | str, code: int) -> int:
     print(f"voisin-train: {error}", file=sys.stderr)
     return code
 

@@ -36,6 +36,8 @@ def fetch(address: str, sha256: str) -> Path:
 
     Raises: CorpusError where the address does not answer, breaks off or holds something else.
     """
+    if urlsplit(address).scheme not in ("http", "https"):  # urllib would open file: and ftp:, too
+        raise CorpusError(address, "is no http or https address")
     name = PurePosixPath(unquote(urlsplit(address).path)).name or "corpus"
     path = folder() / sha256[:16] / name
     try:

@@ -17,6 +17,8 @@ from export.quantize import halved, quantize, storage
 #: Opset 20 brings Gelu to the standard domain; IR 9 belongs to it.
 OPSET: Final = 20
 IR_VERSION: Final = 9
+_MIDDLE: Final = 128
+"""What stands for nought in uint8: kernels multiply bytes without sign by bytes with one."""
 
 _TYPES: Final = {"int64": TensorProto.INT64, "int32": TensorProto.INT32, "float32": TensorProto.FLOAT}
 
@@ -28,6 +30,7 @@ class GraphBuilder:
         name: of the graph.
         inputs, outputs: the border, as the module declares it.
         precision: how matrices are stored.
+        whole: multiply int8 matrices as whole numbers; see `product`.
     """
 
     def __init__(
@@ -36,8 +39,12 @@ class GraphBuilder:
         inputs: Mapping[str, TensorSpec],
         outputs: Mapping[str, TensorSpec],
         precision: Precision,
+        *,
+        whole: bool = False,
     ) -> None:
         self.precision = precision
+        self._whole = whole and precision == "int8"
+        self._rounded: dict[str, tuple[str, str]] = {}
         self._name, self._inputs, self._outputs = name, inputs, outputs
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
@@ -105,8 +112,7 @@ class GraphBuilder:
 
     def lookup(self, name: str, weight: torch.Tensor, ids: str) -> str:
         """float32 [..., columns]: the rows `ids` of a table. `rows` of the same name shares its storage."""
-        self.rows(name, weight)
-        kept = storage(_numpy(weight), self.precision)
+        kept = self._keep(name, _numpy(weight), transposed=False)
         picked = self.node("Gather", name, ids, axis=0)
         if kept == "fp32":
             return picked
@@ -115,6 +121,20 @@ class GraphBuilder:
             return picked
         scales = self.node("Gather", f"{name}.scale", ids, axis=0)
         return self.node("Mul", picked, self.node("Unsqueeze", scales, self.ints(-1)))
+
+    def product(self, name: str, weight: torch.Tensor, x: str) -> str:
+        """x W' over the last axis, for a projection's weight [out, in]."""
+        if not self._multiplies_whole(weight):
+            return self.node("MatMul", x, self.matrix(name, weight))
+        self._keep(name, _numpy(weight), transposed=True)
+        return self._whole_product(x, name, f"{name}.scale")
+
+    def tied_product(self, name: str, weight: torch.Tensor, x: str) -> str:
+        """x W' for a table [rows, in] that is looked up too; it is stored once."""
+        if not self._multiplies_whole(weight):
+            return self.node("MatMul", x, self.node("Transpose", self.rows(name, weight), perm=[1, 0]))
+        self._keep(name, _numpy(weight), transposed=False)
+        return self._whole_product(x, self.node("Transpose", name, perm=[1, 0]), f"{name}.scale")
 
     def result(self, name: str, value: str) -> None:
         """Declare what an output of the graph is.
@@ -150,26 +170,65 @@ class GraphBuilder:
         )
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            opset_imports=[helper.make_opsetid(domain, version) for domain, version in self._domains()],
             ir_version=IR_VERSION,
             producer_name="voisin",
         )
         onnx.checker.check_model(model, full_check=True)
         return model
 
+    def _domains(self) -> list[tuple[str, int]]:
+        return [("", OPSET), *sorted({(node.domain, 1) for node in self._nodes if node.domain})]
+
+    def _multiplies_whole(self, weight: torch.Tensor) -> bool:
+        return self._whole and storage(_numpy(weight), self.precision) == "int8"
+
+    def _whole_product(self, x: str, values: str, scales: str) -> str:
+        """The product of rows of whole numbers, exact, times the scale of each row and of each channel.
+
+        A row of x is divided by its own largest number, so a row never knows its neighbours; sums of whole
+        numbers do not depend on the order in which a kernel adds.
+        """
+        rounded, scale = self._round(x)
+        one, middle = self.constant(1, np.float32), self.constant(_MIDDLE, np.uint8)
+        product = self.node(
+            "MatMulIntegerToFloat", rounded, values, one, scales, middle, domain="com.microsoft"
+        )
+        return self.node("Mul", product, scale)
+
+    def _round(self, x: str) -> tuple[str, str]:
+        """uint8 rows around 128, and the scale [..., 1] of each; once for all that read x."""
+        if x not in self._rounded:
+            largest = self.node("ReduceMax", self.node("Abs", x), self.ints(-1), keepdims=1)
+            scale = self.node("Mul", largest, self.constant(1 / 127, np.float32))
+            # a row of zeros stays one
+            scale = self.node("Max", scale, self.constant(np.finfo(np.float32).tiny, np.float32))
+            scaled = self.node("Div", x, scale)
+            one, middle = self.constant(1, np.float32), self.constant(_MIDDLE, np.uint8)
+            self._rounded[x] = self.node("QuantizeLinear", scaled, one, middle), scale
+        return self._rounded[x]
+
     def _restored(self, name: str, weight: NDArray[np.float32], transposed: bool) -> str:
-        """Store a matrix (rows = channels) and return the float32 value of it, or of its transpose."""
-        kept = storage(weight, self.precision)
+        """The float32 value of a matrix (rows = channels), or of its transpose."""
+        kept = self._keep(name, weight, transposed)
         if kept == "fp32":
-            return self._store(name, _turned(weight, transposed))
+            return name
         if kept == "fp16":
-            return self.node(
-                "Cast", self._store(name, _turned(halved(weight), transposed)), to=TensorProto.FLOAT
-            )
-        quantized = quantize(weight)
-        values = self._store(name, _turned(quantized.values, transposed))
-        scales = self._store(f"{name}.scale", quantized.scales)
-        return self.node("DequantizeLinear", values, scales, axis=1 if transposed else 0)
+            return self.node("Cast", name, to=TensorProto.FLOAT)
+        return self.node("DequantizeLinear", name, f"{name}.scale", axis=1 if transposed else 0)
+
+    def _keep(self, name: str, weight: NDArray[np.float32], transposed: bool) -> Precision:
+        """Store a matrix (rows = channels) or its transpose, once, and say how."""
+        kept = storage(weight, self.precision)
+        if name in self._initializers:
+            return kept
+        if kept == "int8":
+            quantized = quantize(weight)
+            self._store(name, _turned(quantized.values, transposed))
+            self._store(f"{name}.scale", quantized.scales)
+        else:
+            self._store(name, _turned(weight if kept == "fp32" else halved(weight), transposed))
+        return kept
 
     def _store(self, name: str, array: NDArray[Any]) -> str:
         if name in self._initializers:

@@ -15,13 +15,13 @@ def linear(b: GraphBuilder, name: str, module: nn.Linear, x: str) -> str:
 
 def project(b: GraphBuilder, name: str, weight: torch.Tensor, bias: torch.Tensor | None, x: str) -> str:
     """`linear` with a weight [out, in] of its own, for instance some rows of a packed one."""
-    y = b.node("MatMul", x, b.matrix(f"{name}.weight", weight))
+    y = b.product(f"{name}.weight", weight, x)
     return y if bias is None else b.node("Add", y, b.vector(f"{name}.bias", bias))
 
 
 def tied(b: GraphBuilder, name: str, table: nn.Embedding, x: str) -> str:
     """Logits by the embedding table, transposed; the table is stored once."""
-    return b.node("MatMul", x, b.node("Transpose", b.rows(f"{name}.weight", table.weight), perm=[1, 0]))
+    return b.tied_product(f"{name}.weight", table.weight, x)
 
 
 def lookup(b: GraphBuilder, name: str, table: nn.Embedding, ids: str) -> str:

@@ -52,13 +52,18 @@ def translate(model: Translator, texts: Sequence[str], *, beam: int) -> list[str
     """Translations of many texts at once, as users get them one by one."""
     jobs = [model.job(text, TranslationOptions(beam=beam)) for text in texts]
     decoder = model.decoder(max_rows=SENTENCES_AT_ONCE * beam)
+    asked = [0] * len(jobs)
     # like lengths together: a batch is as long as its longest row
     for at in sorted(range(len(jobs)), key=lambda at: len(texts[at])):
         for index, request in enumerate(jobs[at].requests):
             decoder.add(request, (at, index))
+            asked[at] = index + 1
     while decoder.active or decoder.waiting:
         for event in decoder.step():
             assert isinstance(event.tag, tuple)
             at, index = event.tag
             jobs[at].feed(index, event)
+            for further in range(asked[at], len(jobs[at].requests)):  # what came back without its numbers
+                decoder.add(jobs[at].requests[further], (at, further))
+                asked[at] = further + 1
     return [job.result().text for job in jobs]

@@ -24,12 +24,20 @@ def described(
     answer: Any = None,
     form: bool = False,
     media: str = "application/json",
+    error: Any = None,
+    also: Sequence[str] = (),
+    takes: Sequence[str] = (),
+    example: Any = None,
 ) -> dict[str, Any]:
     """What a handler says about itself, as its `opt`: read by the metrics, by /schema and by docs/api.md.
 
     Args:
         task: one of `service.metrics.TASKS`.
         form: whether the body may come as a form, too.
+        error: the shape of a refusal, where it is not `ProblemDetails`.
+        also: further media types of the answer, e.g. that of a stream.
+        takes: further media types of the body, whose bytes the document does not describe.
+        example: a body that is answered.
     """
     return {
         "task": task,
@@ -39,6 +47,10 @@ def described(
         "answer": answer,
         "form": form,
         "media": media,
+        "error": error,
+        "also": also,
+        "takes": takes,
+        "example": example,
     }
 
 

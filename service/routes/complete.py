@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import msgspec
 from litestar import get, post
@@ -25,10 +26,39 @@ logger = logging.getLogger("voisin")
 
 
 def _choices(found: list[Completion]) -> list[Choice]:
-    return [Choice(each.text, each.finish_reason, round(each.logprob, 6), each.word) for each in found]
+    return [
+        Choice(each.text, each.finish_reason, round(each.logprob, 6), each.word, each.tokens)
+        for each in found
+    ]
 
 
 _encode = encoder(_choices)
+
+
+def question(
+    model: Language,
+    prompt: str | list[int],
+    options: CompletionOptions,
+    *,
+    shape: type = list[Choice],
+    encode: Callable[[Any], bytes] = _encode,
+) -> Question:
+    """The question to a model, checked, with every default filled in: what every dialect asks.
+
+    Args:
+        shape, encode: of the cached answer, where the options ask for more than a `Choice` holds.
+    """
+    wishes = model.resolve(options)
+    return Question(
+        task="complete",
+        model=model.manifest.name,
+        revision=model.manifest.revision,
+        request=[prompt, wishes],
+        shape=shape,
+        encode=encode,
+        job=lambda: model.job(prompt, options),
+        cacheable=wishes.seed is not None,
+    )
 
 
 def choose(house: House, asked: CompleteRequest) -> Language:
@@ -59,17 +89,7 @@ def ask(house: House, asked: CompleteRequest) -> tuple[Language, Question]:
         asked.seed,
         stop,
     )
-    wishes = model.resolve(options)
-    return model, Question(
-        task="complete",
-        model=model.manifest.name,
-        revision=model.manifest.revision,
-        request=[asked.prompt, wishes],
-        shape=list[Choice],
-        encode=_encode,
-        job=lambda: model.job(asked.prompt, options),
-        cacheable=wishes.seed is not None,
-    )
+    return model, question(model, asked.prompt, options)
 
 
 def _body(model: Language, choices: bytes) -> CompleteAnswer:
@@ -111,7 +131,13 @@ def routes(house: House) -> list[HTTPRouteHandler]:
 
     @get(
         "/complete",
-        opt=described("complete", "Continue a text", query=CompleteRequest, answer=CompleteAnswer),
+        opt=described(
+            "complete",
+            "Continue a text",
+            query=CompleteRequest,
+            answer=CompleteAnswer,
+            also=["text/event-stream"],
+        ),
     )
     async def complete(request: AnyRequest) -> ASGIApp:
         return await answer(request, read_query(request, CompleteRequest))
@@ -119,7 +145,13 @@ def routes(house: House) -> list[HTTPRouteHandler]:
     @post(
         "/complete",
         status_code=200,
-        opt=described("complete", "Continue a text", body=CompleteRequest, answer=CompleteAnswer),
+        opt=described(
+            "complete",
+            "Continue a text",
+            body=CompleteRequest,
+            answer=CompleteAnswer,
+            also=["text/event-stream"],
+        ),
     )
     async def complete_posted(request: AnyRequest) -> ASGIApp:
         return await answer(request, await read_json(request, CompleteRequest))

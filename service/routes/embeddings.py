@@ -1,87 +1,104 @@
-"""OpenAI's wire format for word vectors and for the list of models."""
+"""OpenAI's wire format for vectors of words and short texts."""
 
 from __future__ import annotations
 
 import base64
-from datetime import datetime
 
-from litestar import get, post
+from litestar import post
 from litestar.handlers import HTTPRouteHandler
 
-from bundle.manifest import Manifest
+from bundle.errors import InvalidRequest, UnknownWord
 from bundle.vectors import Vectors
 from service.errors import Problem, invalid
 from service.house import House
-from service.parsing import AnyRequest, read_json
+from service.parsing import AnyRequest, check_text, read_json
+from service.pooling import Floats, Reading, pool, read, read_ids, shorten
 from service.responses import Json
 from service.routes import described
-from service.schemas import (
+from service.schemas_openai import (
     Embedding,
     EmbeddingsAnswer,
     EmbeddingsRequest,
-    ModelCard,
-    ModelList,
+    ErrorBody,
+    Texts,
     Usage,
+    listed,
 )
 from service.trace import trace_of
 
 
-def embed(vectors: Vectors, words: list[str], asked: EmbeddingsRequest) -> list[Embedding]:
-    """The vectors of `words`, written as asked.
+def readings(house: House, vectors: Vectors, field: str, inputs: Texts) -> list[Reading]:
+    """What each input holds, checked; `field` names the member of the request that has them.
 
     Raises:
-        Problem: a word is unknown, or another number of dimensions is wanted than the model has.
+        Problem: 400, naming the input at fault.
     """
-    for place, word in enumerate(words):
-        if word not in vectors and not vectors.composes(word):
-            field = "input" if isinstance(asked.input, str) else f"input[{place}]"
-            detail = f"the word {word!r} is not in the vocabulary of {vectors.manifest.name}"
-            raise invalid(field, detail, code="unknown_word")
-    found = vectors.embed(words)
-    size = found.shape[1]
-    if asked.dimensions not in (None, size):
-        raise invalid("dimensions", f"{vectors.manifest.name} has {size} dimensions", limit=size)
-    if asked.encoding_format == "base64":
-        texts = (base64.b64encode(row.astype("<f4").tobytes()).decode() for row in found)
-        return [Embedding(place, text) for place, text in enumerate(texts)]
-    return [Embedding(place, row) for place, row in enumerate(found.tolist())]
+    texts = listed(inputs, field)
+    most = house.settings.batch_texts
+    if not texts:
+        raise invalid(field, "must have at least one text", limit=1)
+    if len(texts) > most:
+        raise invalid(field, f"has {len(texts)} texts, at most {most}", limit=most, code="too_many_texts")
+    several = isinstance(inputs, list) and not (inputs and isinstance(inputs[0], int))
+    return [
+        _reading(house, vectors, f"{field}[{place}]" if several else field, text)
+        for place, text in enumerate(texts)
+    ]
 
 
-def card(manifest: Manifest) -> ModelCard:
-    created = datetime.fromisoformat(manifest.provenance.created)
-    return ModelCard(manifest.name, int(created.timestamp()))
+def _reading(house: House, vectors: Vectors, field: str, text: str | list[int]) -> Reading:
+    try:
+        if isinstance(text, list):
+            return read_ids(vectors, text)
+        return read(vectors, check_text(field, text, house.settings.text_chars))
+    except UnknownWord as error:
+        hint = f"; did you mean {', '.join(error.did_you_mean)}?" if error.did_you_mean else ""
+        raise Problem(
+            400,
+            "unknown_word",
+            f"the word {error.word[:64]!r} is not in the vocabulary of {vectors.manifest.name}{hint}",
+            field=field,
+            did_you_mean=list(error.did_you_mean),
+        ) from None
+    except InvalidRequest as error:
+        raise invalid(field, error.message, limit=error.limit) from None
+
+
+def written(vector: Floats, encoding_format: str | None) -> list[float] | str:
+    if encoding_format == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    numbers: list[float] = vector.tolist()
+    return numbers
 
 
 def routes(house: House) -> list[HTTPRouteHandler]:
-    """POST /v1/embeddings, GET /v1/models and /v1/models/{id}."""
+    """POST /v1/embeddings."""
 
     @post(
         "/v1/embeddings",
         status_code=200,
-        opt=described("embeddings", "Vectors of words", body=EmbeddingsRequest, answer=EmbeddingsAnswer),
+        opt=described(
+            "embeddings",
+            "Vectors of words and short texts",
+            body=EmbeddingsRequest,
+            answer=EmbeddingsAnswer,
+            error=ErrorBody,
+            example={"model": "words-en", "input": ["king", "the queen"]},
+        ),
     )
     async def embeddings(request: AnyRequest) -> Json:
         asked = await read_json(request, EmbeddingsRequest)
         vectors = house.registry.named(asked.model, Vectors, "embeddings")
         trace_of(request.scope).revision = vectors.manifest.revision
-        words = [asked.input] if isinstance(asked.input, str) else asked.input
-        most = house.settings.batch_texts
-        if len(words) > most:
-            raise invalid(
-                "input", f"has {len(words)} words, at most {most}", limit=most, code="too_many_texts"
-            )
-        usage = Usage(len(words), len(words))
-        return Json(EmbeddingsAnswer(embed(vectors, words, asked), vectors.manifest.name, usage))
+        found = readings(house, vectors, "input", asked.input)
+        rows = pool(vectors, found)
+        if asked.dimensions is not None:
+            rows = [shorten(row, asked.dimensions) for row in rows]
+        data = [Embedding(place, written(row, asked.encoding_format)) for place, row in enumerate(rows)]
+        for each, reading in zip(data, found, strict=True):
+            if reading.unknown:
+                each.unknown_words = reading.unknown
+        tokens = sum(len(reading.known) for reading in found)
+        return Json(EmbeddingsAnswer(data, vectors.manifest.name, Usage(tokens, tokens)))
 
-    @get("/v1/models", opt=described("meta", "The open bundles", answer=ModelList))
-    async def models(request: AnyRequest) -> Json:
-        return Json(ModelList([card(each.manifest) for each in house.registry]))
-
-    @get("/v1/models/{name:str}", opt=described("meta", "One open bundle", answer=ModelCard))
-    async def model(request: AnyRequest) -> Json:
-        each = house.registry.opened.get(request.path_params["name"])
-        if each is None:
-            raise Problem(404, "unknown_model", "there is no model of that name", field="model")
-        return Json(card(each.manifest))
-
-    return [embeddings, models, model]
+    return [embeddings]

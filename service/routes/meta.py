@@ -13,11 +13,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from service import VERSION
 from service.house import House
 from service.parsing import AnyRequest
+from service.pooling import MOST_WORDS
 from service.registry import Opened
 from service.responses import Answer, Json
 from service.routes import described
 
-_PRIVATE = ("redis_url", "models", "host", "listen_port")
+_PRIVATE = ("redis_url", "models", "host", "listen_port", "api_keys", "api_keys_file")
 
 
 def describe(each: Opened) -> dict[str, Any]:
@@ -64,6 +65,27 @@ def inform(house: House) -> dict[str, Any]:
             name: str(value) if isinstance(value, Path) else value for name, value in limits.items()
         },
         "models": [describe(each) for each in house.registry],
+    } | _tei(house)
+
+
+def _tei(house: House) -> dict[str, Any]:
+    """What Text Embeddings Inference's clients look for, of the vectors that `/embed` answers with."""
+    settings = house.settings
+    first = house.registry.vectors[0].manifest if house.registry.vectors else None
+    return {
+        "model_id": None if first is None else first.name,
+        "model_sha": None if first is None else first.revision,
+        "model_dtype": "float32",
+        "model_type": {"embedding": {"pooling": "mean"}},
+        "max_concurrent_requests": settings.queue_texts,
+        "max_input_length": MOST_WORDS,
+        "max_batch_tokens": settings.queue_tokens,
+        "max_batch_requests": settings.batch_rows,
+        "max_client_batch_size": settings.batch_texts,
+        "auto_truncate": False,
+        "tokenization_workers": 1,
+        "sha": None,
+        "docker_label": None,
     }
 
 

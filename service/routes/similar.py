@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NoReturn
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NoReturn
 
 import msgspec
+import numpy as np
 from litestar import get, post
 from litestar.handlers import HTTPRouteHandler
 from msgspec import UNSET, UnsetType
 
 from bundle.errors import UnknownWord
-from bundle.vectors import Key, Vectors
+from bundle.relations import most_similar_by_product
+from bundle.vectors import Key, Vectors, weigh
 from service.answers import Question
 from service.errors import invalid
 from service.house import House
 from service.parsing import AnyRequest, is_fresh, read_json, read_query
-from service.responses import Json
+from service.responses import Answer, Json
 from service.routes import described, encoder, name_of
 from service.schemas import Neighbour, SimilarAnswer, SimilarQuery, SimilarRequest
 from service.trace import trace_of
 
 
 def _neighbours(found: list[tuple[str, float]]) -> list[Neighbour]:
-    return [Neighbour(word, round(score, 6)) for word, score in found]
+    # six digits, all at once: `round` for each costs more than the look-up
+    scores = (np.rint(np.array([score for _, score in found]) * 1e6) / 1e6).tolist()
+    return [Neighbour(word, score) for (word, _), score in zip(found, scores, strict=True)]
 
 
 _encode = encoder(_neighbours)
+_ASKED = "GET /similar?"  # no hash of a canonical request begins so
+_REVISION = 12  # characters
+_INLINE = 50_000_000  # numbers of a table that are scanned in a few milliseconds
 
 
 async def choose(candidates: list[Vectors], words: list[str]) -> tuple[Vectors, list[Key]]:
@@ -68,23 +77,79 @@ async def neighbours(
     vectors, keys = await choose(candidates, positive + negative)
     trace = trace_of(request.scope)
     trace.revision = vectors.manifest.revision
-    split = len(positive)
+    seen = False if any(isinstance(key, str) for key in keys) else UNSET
+    ours, theirs = keys[: len(positive)], keys[len(positive) :]
+    topn, among = asked.topn, asked.restrict_vocab
+    canonical: list[object] = [ours, theirs, topn]
+    if isinstance(asked, SimilarRequest) and asked.method == "multiply":
+        product = partial(most_similar_by_product, vectors, positive, negative, topn, among=among)
+        found = await kept(
+            house, request, vectors, [*canonical, among, "multiply"], list[Neighbour], product, _encode
+        )
+        return vectors, msgspec.Raw(found), seen
+    terms = weigh(ours, theirs)
+    nearest = partial(vectors.nearest_to, terms, topn, among=among)
+    if not among and vectors.is_looked_up(terms, topn):
+        # a look-up is cheaper than a key of the cache, let alone a round trip to Redis
+        return vectors, msgspec.Raw(_encode(nearest())), seen
+    canonical += [among] if among else []
+    found = await kept(house, request, vectors, canonical, list[Neighbour], nearest, _encode)
+    return vectors, msgspec.Raw(found), seen
+
+
+async def kept(
+    house: House,
+    request: AnyRequest,
+    vectors: Vectors,
+    canonical: list[object],
+    shape: type,
+    compute: Callable[[], Any],
+    encode: Callable[[Any], bytes],
+) -> bytes:
+    """An answer of `vectors` from the cache, or computed and kept; on a thread where that takes long."""
+    trace, fresh = trace_of(request.scope), is_fresh(request)
     question = Question(
         task="similar",
         model=vectors.manifest.name,
         revision=vectors.manifest.revision,
-        request=[keys[:split], keys[split:], asked.topn],
-        shape=list[Neighbour],
-        encode=_encode,
+        request=canonical,
+        shape=shape,
+        encode=encode,
         job=_no_job,
     )
-    found = await house.answers.look_up(
-        question,
-        lambda: vectors.most_similar(positive, negative, asked.topn),
-        fresh=is_fresh(request),
-        trace=trace,
-    )
-    return vectors, msgspec.Raw(found), False if any(isinstance(key, str) for key in keys) else UNSET
+    if vectors.rows.size * vectors.rows.hidden > _INLINE and (
+        fresh or house.memory.look_up(question.key) is None
+    ):
+        value = await asyncio.to_thread(compute)
+        return await house.answers.look_up(question, lambda: value, fresh=fresh, trace=trace)
+    return await house.answers.look_up(question, compute, fresh=fresh, trace=trace)
+
+
+def recall(house: House, request: AnyRequest) -> Answer | None:
+    """The whole answer to a query that was asked before in the same letters: what most questions are.
+
+    Bundles do not change while the process lives, so neither does what a query means.
+    """
+    if is_fresh(request):
+        return None
+    found = house.memory.look_up(_ASKED + request.scope["query_string"].decode("latin-1"))
+    if found is None:
+        return None
+    house.metrics.cache["memory", "hit"].inc()
+    trace = trace_of(request.scope)
+    trace.revision = found[:_REVISION].decode()
+    trace.cache = "hit"
+    return Answer(found[_REVISION:])
+
+
+def remember(house: House, request: AnyRequest, vectors: Vectors, answer: Answer) -> None:
+    """Keeps a whole answer for :func:`recall`."""
+    trace = trace_of(request.scope)
+    if trace.cache == "bypass":  # looked up in the table of neighbours
+        trace.cache = "miss"
+        house.metrics.cache["memory", "miss"].inc()
+    asked = _ASKED + request.scope["query_string"].decode("latin-1")
+    house.memory.keep(asked, vectors.manifest.revision.encode() + answer.body)
 
 
 def _no_job() -> NoReturn:
@@ -95,11 +160,16 @@ def routes(house: House) -> list[HTTPRouteHandler]:
     """GET and POST /similar."""
 
     @get("/similar", opt=described("similar", "Nearest words", query=SimilarQuery, answer=SimilarAnswer))
-    async def similar(request: AnyRequest) -> Json:
+    async def similar(request: AnyRequest) -> Answer:
+        recalled = recall(house, request)
+        if recalled is not None:
+            return recalled
         asked = read_query(request, SimilarQuery)
         vectors, found, seen = await neighbours(house, request, asked, [asked.word], [])
         model = name_of(vectors.manifest)
-        return Json(SimilarAnswer(word=asked.word, seen=seen, neighbours=found, model=model))
+        answer = Json(SimilarAnswer(word=asked.word, seen=seen, neighbours=found, model=model))
+        remember(house, request, vectors, answer)
+        return answer
 
     @post(
         "/similar",

@@ -1,4 +1,4 @@
-"""LibreTranslate's wire format: POST /translate, POST /detect, GET /languages."""
+"""LibreTranslate's wire format: POST /translate, POST /detect, GET /languages, GET /frontend/settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import msgspec
 from litestar import get, post
 from litestar.handlers import HTTPRouteHandler
 
-from bundle.translator import Translation, TranslationOptions, Translator
+from bundle.markup import read_html
+from bundle.translator import MAX_TERMS, Glossary, Translation, TranslationOptions, Translator
+from bundle.units import read_text, words_of_parts
 from service.answers import Question
 from service.errors import Problem, invalid
 from service.house import House
@@ -17,8 +19,12 @@ from service.parsing import AnyRequest, check_text, read_json_or_form
 from service.responses import Json
 from service.routes import decoded, described, encoder, name_of
 from service.schemas import (
+    Alignment,
     Detected,
     DetectRequest,
+    FrontendLanguages,
+    FrontendSettings,
+    LanguageName,
     ModelName,
     ServedLanguage,
     TranslateAnswer,
@@ -37,10 +43,12 @@ NAMES = {
 }  # fmt: skip
 
 AUTO = "auto"
+_TERM = 200  # characters of a term
 
 
 def _translated(found: Translation) -> Translated:
-    return Translated(found.text, found.alternatives, round(found.score, 6), found.truncated)
+    links = [Alignment(*link) for link in found.alignments]
+    return Translated(found.text, found.alternatives, round(found.score, 6), found.truncated, links)
 
 
 _encode = encoder(_translated)
@@ -57,12 +65,20 @@ class Task:
 
 def check(house: House, asked: TranslateRequest) -> list[str]:
     """The texts of a request whose other members are in order."""
-    if asked.format != "text":
-        raise invalid(
-            "format", f"{asked.format[:32]} format is not supported; text is", code="unsupported_format"
-        )
-    texts = [asked.q] if isinstance(asked.q, str) else asked.q
-    if not texts or asked.q == "":
+    if asked.format not in ("text", "html"):
+        detail = f"{asked.format[:32]} format is not supported; text and html are"
+        raise invalid("format", detail, code="unsupported_format")
+    return check_texts(house, asked.q)
+
+
+def check_texts(house: House, given: str | list[str]) -> list[str]:
+    """A text, or the texts of a list, within the limits.
+
+    Raises:
+        Problem: 400 where there is none, one is too long, or there are too many.
+    """
+    texts = [given] if isinstance(given, str) else given
+    if not texts or given == "":
         raise invalid("q", "Invalid request: missing q parameter", code="missing_field")
     most = house.settings.batch_texts
     if len(texts) > most:
@@ -70,6 +86,29 @@ def check(house: House, asked: TranslateRequest) -> list[str]:
             "q", f"request ({len(texts)}) exceeds batch limit ({most})", limit=most, code="too_many_texts"
         )
     return [check_text("q", text, house.settings.text_chars) for text in texts]
+
+
+def options_of(asked: TranslateRequest) -> TranslationOptions:
+    """The wishes of a request whose members are in order."""
+    return TranslationOptions(
+        beam=asked.beam,
+        alternatives=asked.alternatives,
+        format="html" if asked.format == "html" else "text",
+        glossary=_glossary(asked.glossary),
+        alignments=asked.alignments,
+    )
+
+
+def _glossary(given: str | list[str] | dict[str, str]) -> Glossary:
+    terms = {given: given} if isinstance(given, str) else given
+    pairs = terms if isinstance(terms, dict) else {term: term for term in terms}
+    if len(pairs) > MAX_TERMS:
+        detail = f"has {len(pairs)} terms, and {MAX_TERMS} are read at most"
+        raise invalid("glossary", detail, limit=MAX_TERMS)
+    for term in (*pairs, *pairs.values()):
+        if not 0 < len(term.strip()) <= _TERM or "\n" in term or "\r" in term:
+            raise invalid("glossary", f"a term has from 1 to {_TERM} characters, on one line", limit=_TERM)
+    return tuple(sorted(pairs.items()))
 
 
 class Desk:
@@ -92,6 +131,7 @@ class Desk:
         self._check("source", source, {*self._table, *targets, AUTO})
         self._check("target", target, {*self._table, *targets})
         self._source, self._target = source, target
+        self._read = read_html if asked.format == "html" else read_text
 
     def _check(self, field: str, code: str, known: set[str]) -> None:
         if code not in known:
@@ -119,7 +159,7 @@ class Desk:
 
     def _detect(self, text: str) -> Detected:
         sources = [code for code, row in self._table.items() if self._target in row]
-        for code, share in self._house.detector.rank(text):
+        for code, share in self._house.detector.rank(words_of_parts(self._read(text, {}))):
             if code == self._target or code in sources:
                 return Detected(round(100 * share, 1), code)
         return Detected(0.0, sources[0] if sources else self._target)
@@ -158,6 +198,9 @@ def answer(asked: TranslateRequest, tasks: list[Task], found: list[Translated]) 
         body.alternatives = [*shaped(lists)]
     if asked.scores:
         body.scores = shaped([each.score for each in found])
+    if asked.alignments:
+        links: list[list[Alignment]] = [each.alignments for each in found]
+        body.alignments = [*shaped(links)]
     body.truncated = any(each.truncated for each in found)
     return body
 
@@ -168,7 +211,7 @@ def _models(tasks: list[Task]) -> list[ModelName]:
 
 
 def routes(house: House) -> list[HTTPRouteHandler]:
-    """The three routes of LibreTranslate."""
+    """The routes of LibreTranslate."""
 
     @post(
         "/translate",
@@ -180,7 +223,7 @@ def routes(house: House) -> list[HTTPRouteHandler]:
         texts = check(house, asked)
         desk = Desk(house, asked)
         tasks = [desk.assign(text) for text in texts]
-        options = TranslationOptions(asked.beam, asked.alternatives)
+        options = options_of(asked)
         questions = [question for task in tasks if (question := ask(task, options)) is not None]
         trace_of(request.scope).revision = ",".join(model.revision for model in _models(tasks)) or "none"
         values = iter(await decoded(house, request, questions) if questions else [])
@@ -199,17 +242,19 @@ def routes(house: House) -> list[HTTPRouteHandler]:
             "detect",
             "Which of the served languages is it?",
             body=DetectRequest,
-            answer=list[Detected],
+            answer=list[Detected | list[Detected]],
             form=True,
         ),
     )
     async def detect(request: AnyRequest) -> Json:
         asked = await read_json_or_form(request, DetectRequest)
-        if not asked.q:
-            raise invalid("q", "Invalid request: missing q parameter", code="missing_field")
-        ranked = house.detector.rank(check_text("q", asked.q, house.settings.text_chars))
+        found = [detected(text) for text in check_texts(house, asked.q)]
+        return Json(found[0] if isinstance(asked.q, str) else found)
+
+    def detected(text: str) -> list[Detected]:
+        ranked = house.detector.rank(words_of_parts(read_text(text, {})))
         found = [Detected(round(100 * share, 1), code) for code, share in ranked if share >= 0.005]
-        return Json(found or [Detected(0.0, house.registry.codes[0])])
+        return found or [Detected(0.0, house.registry.codes[0])]
 
     @get("/languages", opt=described("meta", "What can be translated into what", answer=list[ServedLanguage]))
     async def languages(request: AnyRequest) -> Json:
@@ -218,4 +263,18 @@ def routes(house: House) -> list[HTTPRouteHandler]:
             [ServedLanguage(code, NAMES.get(code, code), sorted({code, *row})) for code, row in table.items()]
         )
 
-    return [translate, detect, languages]
+    @get(
+        "/frontend/settings",
+        opt=described("meta", "What LibreTranslate's front end may do here", answer=FrontendSettings),
+    )
+    async def frontend(request: AnyRequest) -> Json:
+        table = house.registry.targets()
+        code = next((code for row in table.values() for code in row), house.registry.codes[0])
+        menus = FrontendLanguages(
+            LanguageName(AUTO, "Auto Detect"), LanguageName(code, NAMES.get(code, code))
+        )
+        keyed = house.keys is not None
+        most = house.settings.text_chars
+        return Json(FrontendSettings(most, menus, api_keys=keyed, key_required=keyed))
+
+    return [translate, detect, languages, frontend]

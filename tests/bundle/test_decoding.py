@@ -330,13 +330,13 @@ def test_a_model_that_fails_loses_nothing(form: Any, monkeypatch: pytest.MonkeyP
     engine = decoder(form)
     engine.add(request, 0)
     with monkeypatch.context() as broken:
-        broken.setattr(form.stepper, "prefill", lambda prompts: 1 / 0)
+        broken.setattr(form.stepper, "begin", lambda prompts, logits: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             engine.step()
     assert engine.waiting == 1
     engine.step()
     with monkeypatch.context() as broken:
-        broken.setattr(form.stepper, "step", lambda state, ids: 1 / 0)
+        broken.setattr(form.stepper, "advance", lambda state, ids, logits: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             engine.step()
     while engine.active:

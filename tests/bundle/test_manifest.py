@@ -58,7 +58,7 @@ def test_the_revision_follows_what_decides_an_answer(manifest: Manifest) -> None
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda plain: plain.update(format=3), "format 3 is not understood"),
+        (lambda plain: plain.update(format=4), "format 4 is not understood"),
         (lambda plain: plain.update(format="1"), "format '1' is not understood"),
         (lambda plain: plain.pop("format"), "format None is not understood"),
         (lambda plain: plain.update(surprise=1), "unknown field `surprise`"),

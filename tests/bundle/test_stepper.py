@@ -130,11 +130,6 @@ LOGITS: dict[str, tuple[str | int, ...]] = {"logits": ("batch", "time", 12)}
         ({**IDS, "memory.keys": ("batch", "source", 4)}, LOGITS, "needs from an encoder memory.keys"),
         ({**IDS, "past.h": (1, "batch", 4)}, {**LOGITS, "present.h": (1, "batch", 4)}, "axes of past.h"),
         ({**IDS, "past.h": ("batch", "room")}, {**LOGITS, "present.h": ("batch", "room")}, "axes of past.h"),
-        (
-            {**IDS, "past.h": ("batch", "capacity")},
-            {**LOGITS, "present.h": ("batch",)},
-            "context_tokens is 0",
-        ),
     ],
 )
 def test_a_graph_has_to_keep_the_contract(

@@ -154,7 +154,7 @@ def test_cutting_loses_nothing(text: str) -> None:
         ("M. Dupont est là. Mme. Durand aussi.", ["M. Dupont est là.", "Mme. Durand aussi."]),
         ("Mr. Smith met J. Verne. They talked.", ["Mr. Smith met J. Verne.", "They talked."]),
         ("It costs 3.50 euros. 2 are left.", ["It costs 3.50 euros.", "2 are left."]),
-        ("« Bonjour. » Il part. À demain… Non.", ["« Bonjour. » Il part.", "À demain…", "Non."]),
+        ("« Bonjour. » Il part. À demain… Non.", ["« Bonjour. »", "Il part.", "À demain… Non."]),
         ('He said "Stop." Then he left.', ['He said "Stop."', "Then he left."]),
         ("see e.g. this one", ["see e.g. this one"]),
         ("one\ntwo. three", ["one", "two. three"]),

@@ -18,6 +18,7 @@ from bundle.load import open_bundle
 from bundle.manifest import read_manifest
 from bundle.translator import TranslationOptions, Translator
 from export.__main__ import main
+from export.lower import Form
 from export.quantize import Precision
 from training.models import Model
 
@@ -120,8 +121,8 @@ def test_a_failed_verification_leaves_nothing(
 ) -> None:
     lower = export.pipeline.lower
 
-    def wrong(model: Model, precision: Precision) -> dict[str, ModelProto]:
-        graphs = lower(model, precision)
+    def wrong(model: Model, precision: Precision, form: Form) -> dict[str, ModelProto]:
+        graphs = lower(model, precision, form)
         for tensor in graphs["model.onnx"].graph.initializer:
             if tensor.name.endswith("bias") or len(tensor.raw_data) > 4096:
                 tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 0.05, tensor.name))

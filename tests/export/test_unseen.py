@@ -18,9 +18,11 @@ from msgspec import UNSET
 from bundle.errors import BundleError, InvalidRequest, UnknownWord, VoisinError
 from bundle.load import open_bundle
 from bundle.manifest import Precision, Subwords, compute_revision, encode, read_manifest
+from bundle.stored import read_stored
 from bundle.vectors import Vectors
 from export import ExportError
 from export.pipeline import export_run
+from export.vectors import GRAPH
 from export.verify import require
 from export.verify_vectors import same_ranking, verify_vectors
 from tests.export.fasttext import ENDINGS, STEMS, train
@@ -225,7 +227,7 @@ def test_without_subwords_nothing_changes(vectors_run: Path, tmp_path: Path) -> 
     assert b"subwords" not in encode(manifest).replace(b"subwords = false", b"")
     model = open_bundle(tmp_path / "words")
     assert isinstance(model, Vectors)
-    assert "ngrams" not in model.graph.inputs
+    assert "ngrams" not in read_stored(tmp_path / "words" / GRAPH).inputs
     assert not model.composes("unheard")
     with pytest.raises(UnknownWord):
         model.most_similar(["unheard"])

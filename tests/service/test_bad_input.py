@@ -96,7 +96,7 @@ BODIES: list[tuple[str, Any, str | None, float | None]] = [
     ("/translate", {"q": "a", "source": "zz", "target": "en"}, "source", None),
     ("/translate", {"q": "a", "source": "fr", "target": "zz"}, "target", None),
     ("/translate", {"q": "a", "source": "fr", "target": "auto"}, "target", None),
-    ("/translate", {"q": "a", "source": "fr", "target": "en", "format": "html"}, "format", None),
+    ("/translate", {"q": "a", "source": "fr", "target": "en", "glossary": [""]}, "glossary", 200),
     ("/translate", {"q": "a", "source": "fr", "target": "en", "format": "markdown"}, "format", None),
     ("/translate", {"q": "a", "source": "fr", "target": "en", "alternatives": -1}, "alternatives", 0),
     ("/translate", {"q": "a", "source": "fr", "target": "en", "alternatives": 17}, "alternatives", 16),
@@ -108,10 +108,10 @@ BODIES: list[tuple[str, Any, str | None, float | None]] = [
     ("/translate", {"q": "a", "source": "fr", "target": "en", "colour": 1}, "colour", None),
     ("/detect", {}, "q", None),
     ("/detect", {"q": ""}, "q", None),
-    ("/detect", {"q": ["a"]}, "q", None),
+    ("/detect", {"q": [1]}, "q[0]", None),
     ("/detect", {"q": "a" * 5001}, "q", 5000),
     ("/v1/embeddings", {"input": "king"}, "model", None),
-    ("/v1/embeddings", {"input": [], "model": "words-en"}, "input", 1),
+    ("/v1/embeddings", {"input": [], "model": "words-en"}, "input", None),
     ("/v1/embeddings", {"input": [[1, 2]], "model": "words-en"}, "input[0]", None),
     ("/v1/embeddings", {"input": "zzzz", "model": "words-en"}, "input", None),
     ("/v1/embeddings", {"input": ["king"] * 129, "model": "words-en"}, "input", 128),
@@ -121,7 +121,7 @@ BODIES: list[tuple[str, Any, str | None, float | None]] = [
         "encoding_format",
         None,
     ),
-    ("/v1/embeddings", {"input": "king", "model": "words-en", "dimensions": 7}, "dimensions", 16),
+    ("/v1/embeddings", {"input": "king", "model": "words-en", "dimensions": 17}, "dimensions", 16),
 ]
 
 BROKEN = [

@@ -104,7 +104,7 @@ def test_pages_load_nothing_from_elsewhere(service: Service, path: str) -> None:
     assert set(assets.loaded) <= {"data:,"}
     assert not re.search(rb"https?://|@import|url\(", page.body)
     assert "default-src 'none'" in page.headers["content-security-policy"]
-    for asked in re.findall(rb'fetch\("([\w/.]+)"', page.body):
+    for asked in re.findall(rb'(?:fetch|call)\("([\w/.]+)"', page.body):
         assert service.get("/" + asked.decode()).status == 200
 
 

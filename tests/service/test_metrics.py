@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import string
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from service.metrics import OUTCOMES, TASKS, Metrics, described
 from tests.service.making import Service
@@ -25,6 +28,7 @@ GOLDEN = {
     "voisin_backlog_tokens": (),
     "voisin_queue_capacity_tokens": (),
     "voisin_cache_requests_total": ("tier", "result"),
+    "voisin_cache_writes_total": ("result",),
     "voisin_cache_joined_total": (),
     "voisin_cache_bytes": (),
     "voisin_cache_operation_duration_seconds": ("operation",),
@@ -58,7 +62,27 @@ def series(service: Service) -> set[str]:
     return {line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")}
 
 
-def test_a_thousand_strange_requests_add_no_series(service: Service) -> None:
+def strange(rng: random.Random, number: int, word: Callable[[], str]) -> bytes:
+    """A request whose path, words and headers nobody has seen before."""
+    method, body, headers = "GET", "", ""
+    match number % 20:
+        case 0:
+            path = f"/complete?prompt={word()}&max_tokens=1&model={rng.choice(['text-en', word()])}"
+        case 1 | 2:
+            method, path = "POST", "/translate"
+            body = json.dumps({"q": word()[:3], "source": word(), "target": word()})
+        case 3 | 4 | 5:
+            path = f"/v1/models/{word()}"
+            headers = f"X-Request-Id: {word()}\r\nUser-Agent: {word()}\r\nX-API-Key: {word()}\r\n"
+        case 6 | 7 | 8 | 9:
+            path = f"/similar?word={word()}&lang={word()}"
+        case _:
+            method, path = rng.choice(["GET", "PUT", "DELETE"]), f"/{word()}/{word()}"
+    head = f"{method} {path} HTTP/1.1\r\nHost: a\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
+    return (head + body).encode()
+
+
+def test_ten_thousand_strange_requests_add_no_series(service: Service) -> None:
     rng = random.Random(1)
 
     def word() -> str:
@@ -68,18 +92,13 @@ def test_a_thousand_strange_requests_add_no_series(service: Service) -> None:
         service.get(path)
     service.post("/translate", {"q": "a", "source": "fr", "target": "en"})
     before = series(service)
-    for number in range(1000):
-        kind = number % 5
-        if kind == 0:
-            service.ask(rng.choice(["GET", "PUT", "DELETE"]), f"/{word()}/{word()}")
-        elif kind == 1:
-            service.get("/similar", word=word(), lang=word())
-        elif kind == 2:
-            service.get("/complete", prompt=word(), max_tokens=1, model=rng.choice(["text-en", word()]))
-        elif kind == 3:
-            service.post("/translate", {"q": word()[:3], "source": word(), "target": word()})
-        else:
-            service.ask("GET", f"/v1/models/{word()}", headers={"X-Request-Id": word(), "User-Agent": word()})
+    for _ in range(50):
+        batch = b"".join(strange(rng, number, word) for number in range(200))
+        # one connection and one write for each batch: the client would be the slower one
+        with service.raw(batch + b"GET /ping HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n") as connection:
+            answers = b"".join(iter(lambda: connection.recv(1 << 20), b""))
+        assert answers.count(b"HTTP/1.1 ") == 201
+    assert service.metric("voisin_requests_total", task="other", outcome="client_error") > 6000
     assert series(service) == before
 
 
@@ -111,3 +130,35 @@ def test_models_and_readiness(service: Service) -> None:
     assert service.metric("voisin_model_info", model="fr-en", kind="translator", precision="fp32") == 1
     assert service.metric("voisin_warmup_seconds") > 0
     assert service.metric("process_resident_memory_bytes") > 0
+
+
+def timings(header: str) -> dict[str, float]:
+    """The durations of a Server-Timing header, in milliseconds."""
+    parts = (part.strip().partition(";dur=") for part in header.split(","))
+    return {name: float(duration) for name, _, duration in parts}
+
+
+def test_the_parts_of_server_timing_add_up(service: Service) -> None:
+    """Also of a request of many texts, and of one that joined another's flight."""
+    fresh = {"Cache-Control": "no-cache"}
+    texts = ["abc de", "fed", "gag abc de fed", "a. b. c."]
+
+    def many(_: int) -> list[dict[str, float]]:
+        requests = [
+            ("/translate", {"q": texts, "source": "fr", "target": "en"}, fresh),
+            ("/complete", {"prompt": "abc", "model": "chars-en", "max_tokens": 9}, fresh),
+            ("/complete", {"prompt": "a", "model": "slow-xx", "max_tokens": 9, "n": 2}, {}),
+        ]
+        answers = [service.post(path, body, **headers) for path, body, headers in requests]
+        return [timings(each.headers["server-timing"]) for each in answers]
+
+    with ThreadPoolExecutor(6) as pool:
+        found = [each for some in pool.map(many, range(6)) for each in some]
+    modelled = [each for each in found if len(each) > 1]
+    assert len(modelled) > 12
+    for each in modelled:
+        assert set(each) == {"total", "queue", "model", "other"}
+        assert min(each.values()) >= 0
+        assert abs(each["total"] - each["queue"] - each["model"] - each["other"]) < 0.0015
+    plain = timings(service.get("/similar", word="king").headers["server-timing"])
+    assert plain["total"] > 0

@@ -264,9 +264,9 @@ def test_errors_of_translate_are_libretranslate_s_too(service: Service) -> None:
     assert answer.status == 400
     assert answer.json["error"].startswith("zz is not supported")
     assert answer.json["field"] == "source"
-    answer = service.post("/translate", {"q": "a", "source": "fr", "target": "en", "format": "html"})
+    answer = service.post("/translate", {"q": "a", "source": "fr", "target": "en", "format": "rtf"})
     assert answer.status == 400
-    assert "html format is not supported" in answer.json["error"]
+    assert "rtf format is not supported" in answer.json["error"]
     assert service.get("/translate").json["error"]
 
 
@@ -313,14 +313,15 @@ def test_errors_of_openai_s_routes_are_openai_s(service: Service) -> None:
     assert "kinng" in str(found["message"])
     assert error({"input": "king", "model": "none"})[0] == 404
     assert error({"input": "king", "model": "fr-en"})[0] == 400
-    assert error({"input": "king", "model": "words-en", "dimensions": 3})[1]["param"] == "dimensions"
+    assert error({"input": "king", "model": "words-en", "dimensions": 17})[1]["param"] == "dimensions"
     assert service.get("/v1/nothing").json["error"]["code"] == "not_found"
 
 
 def test_models(service: Service) -> None:
     listed = service.get("/v1/models").json["data"]
     assert {"chars-en", "text-en", "words-fr", "fr-en"} <= {each["id"] for each in listed}
-    assert service.get("/v1/models/fr-en").json == next(each for each in listed if each["id"] == "fr-en")
+    one = service.get("/v1/models/fr-en").json
+    assert one == next(each for each in listed if each["id"] == "fr-en") | {"scores": []}
     assert service.get("/v1/models/zz").status == 404
 
 

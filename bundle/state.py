@@ -1,0 +1,206 @@
+"""What the rows of a batch hold between two steps, and how rows leave, are copied and come together."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+#: A past of fixed capacity is made this much longer when it is full: a few copies in a long answer, little
+#: memory for a short one.
+ROOM = 32
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, type and axes of a tensor at the border of a graph; an axis is a name or a constant."""
+
+    name: str
+    dtype: str
+    axes: tuple[str | int, ...]
+
+    def place(self, *names: str) -> int | None:
+        """Where the first of some named axes stands."""
+        return next((self.axes.index(name) for name in names if name in self.axes), None)
+
+
+class Bound:
+    """One step over arrays that stay where they are: the small inputs are written, the outputs read.
+
+    Args:
+        run: computes ``outputs`` from ``inputs`` and the state it was bound to.
+        capacity: entries that the past has room for.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[], None],
+        inputs: Mapping[str, Array],
+        outputs: Mapping[str, Array],
+        capacity: int,
+    ) -> None:
+        self.capacity = capacity
+        self.outputs = outputs
+        self._run = run
+        self._inputs = inputs
+
+    def __call__(self, **inputs: Array) -> None:
+        for name, array in inputs.items():
+            self._inputs[name][...] = array
+        self._run()
+
+
+@dataclass(frozen=True)
+class State:
+    """What the rows of a batch hold between two steps. Opaque: only the stepper looks inside.
+
+    Attributes:
+        lengths: tokens in the past of each row.
+        past, memory: by the names of the graph's inputs.
+        source_counts: tokens of each row's source.
+        sources: a number for each row's source; rows with the same number read the same memory.
+        bound: the run that steps these very arrays in place, once there is one.
+    """
+
+    lengths: NDArray[np.int32]
+    past: dict[str, Array]
+    memory: dict[str, Array] = field(default_factory=dict)
+    source_counts: NDArray[np.int32] | None = None
+    sources: NDArray[np.int64] | None = None
+    bound: "Bound | None" = None
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+class Layout:
+    """Where the axes stand along which tensors of rows of different length differ.
+
+    Args:
+        past, memory: the specs of the state.
+        group: the source axis always is a whole number of groups long.
+    """
+
+    def __init__(self, past: Sequence[TensorSpec], memory: Sequence[TensorSpec], *, group: int) -> None:
+        self.past = past
+        self.memory = memory
+        self._group = group
+        self._axes = {
+            spec.name: axis
+            for spec in (*past, *memory)
+            if (axis := spec.place("past", "capacity", "source")) is not None
+        }
+        self.growing = [spec.name for spec in past if spec.place("past") is not None]
+        self.fixed = [spec.name for spec in past if spec.place("capacity") is not None]
+
+    def select(self, state: State, rows: NDArray[np.int64]) -> State:
+        """The state of `rows` in that order. A past of fixed capacity may be reordered where it lies."""
+        lengths = state.lengths[rows]
+        longest = int(lengths.max(initial=0))
+        sources = state.sources if state.sources is None else state.sources[rows]
+        counts = None if state.source_counts is None else state.source_counts[rows]
+        past = {
+            name: reordered(array, rows, self._axes[name], longest)
+            if name in self.fixed
+            else self._cut(name, array, longest)[rows]
+            for name, array in state.past.items()
+        }
+        bound = None
+        if sources is None or state.sources is None or np.array_equal(sources, state.sources):
+            memory = state.memory  # beams changed places, each within the rows of its own sentence
+            bound = state.bound if len(rows) == len(state) else None
+        else:
+            widest = 0 if counts is None else self.whole_groups(int(counts.max(initial=0)))
+            memory = {name: self._cut(name, array, widest)[rows] for name, array in state.memory.items()}
+        return State(lengths, past, memory, counts, sources, bound)
+
+    def join(self, states: Sequence[State]) -> State:
+        """One state of all the rows, in order; the shorter are padded on the right."""
+        if len(states) == 1:
+            return states[0]
+        counts = [state.source_counts for state in states if state.source_counts is not None]
+        sources = [state.sources for state in states if state.sources is not None]
+        return State(
+            np.concatenate([state.lengths for state in states]),
+            {spec.name: self._stack(spec.name, [s.past[spec.name] for s in states]) for spec in self.past},
+            {
+                spec.name: self._stack(spec.name, [s.memory[spec.name] for s in states])
+                for spec in self.memory
+            },
+            np.concatenate(counts) if counts else None,
+            np.concatenate(sources) if sources else None,
+        )
+
+    def cut(self, past: Mapping[str, Array], longest: int) -> dict[str, Array]:
+        """A past that grows, cut to its longest row."""
+        return {
+            name: self._cut(name, array, longest) if name in self.growing else array
+            for name, array in past.items()
+        }
+
+    def enlarge(self, past: Mapping[str, Array], tokens: int, most: int) -> dict[str, Array]:
+        """A past of fixed capacity with room for so many tokens; `most` (0 = unbounded) are ever needed."""
+        found = dict(past)
+        for name in self.fixed:
+            array, axis = past[name], self._axes[name]
+            if array.shape[axis] < tokens:
+                shape = list(array.shape)
+                shape[axis] = room(tokens, most)
+                # zeros: a graph of plain operators multiplies what it does not see by nought
+                found[name] = np.zeros(shape, array.dtype)
+                found[name][(slice(None),) * axis + (slice(array.shape[axis]),)] = array
+        return found
+
+    def axis(self, name: str) -> int:
+        """Where the axis of a tensor stands that is as long as its longest row."""
+        return self._axes[name]
+
+    def whole_groups(self, size: int) -> int:
+        """A length rounded up to whole groups."""
+        return -(-size // self._group) * self._group
+
+    def _cut(self, name: str, array: Array, length: int) -> Array:
+        """The first ``length`` entries of the axis that grows, where there is one; a view."""
+        axis = self._axes.get(name)
+        if axis is None or array.shape[axis] <= length:
+            return array
+        return array[(slice(None),) * axis + (slice(length),)]
+
+    def _stack(self, name: str, arrays: list[Array]) -> Array:
+        axis = self._axes.get(name)
+        if axis is None or len({array.shape[axis] for array in arrays}) == 1:
+            return np.concatenate(arrays)
+        shape = list(arrays[0].shape)
+        shape[0] = sum(len(array) for array in arrays)
+        shape[axis] = max(array.shape[axis] for array in arrays)
+        stacked = np.zeros(shape, arrays[0].dtype)
+        start = 0
+        for array in arrays:
+            rows = slice(start, start + len(array))
+            stacked[(rows, *(slice(None),) * (axis - 1), slice(array.shape[axis]))] = array
+            start += len(array)
+        return stacked
+
+
+def room(tokens: int, most: int) -> int:
+    """The capacity to give a past that must hold so many tokens, of at most `most` (0 = unbounded)."""
+    wanted = -(-tokens // ROOM) * ROOM
+    return min(wanted, most) if most else wanted
+
+
+def reordered(array: Array, rows: NDArray[np.int64], axis: int, longest: int) -> Array:
+    """`array[rows]`, of which the first `longest` entries of an axis count.
+
+    Where as many rows stay, only those that move are copied, and in place: reordering the beams of a large
+    batch would otherwise copy everything that it remembers, at every step.
+    """
+    if len(rows) != len(array):
+        return array[rows]
+    moved = np.flatnonzero(rows != np.arange(len(rows)))
+    if len(moved):
+        used = (slice(None),) * (axis - 1) + (slice(longest),)
+        array[(moved, *used)] = array[(rows[moved], *used)]
+    return array

@@ -1,0 +1,176 @@
+"""OpenAI's stream: the answers to several prompts, told apart by their index, in one sequence of chunks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from bundle.completion import Piece, TokenLogprob
+from service.answers import Stream
+from service.dialects import openai_error
+from service.errors import from_exception
+from service.schemas_openai import (
+    CompletionsAnswer,
+    CompletionsChoice,
+    CompletionsUsage,
+    Logprobs,
+    ToldChoice,
+)
+from service.trace import Trace
+
+logger = logging.getLogger("voisin")
+
+Told = Callable[[Sequence[TokenLogprob], int], Logprobs]
+DONE = b"data: [DONE]\n\n"
+
+
+class Relay:
+    """Several streams read as one. Call `close` when nobody reads on."""
+
+    def __init__(self) -> None:
+        self._streams: dict[int, Stream] = {}
+        self._readers: list[asyncio.Task[None]] = []
+
+    def add(self, place: int, stream: Stream) -> None:
+        self._streams[place] = stream
+
+    async def pieces(self) -> AsyncIterator[tuple[int, Piece | list[ToldChoice]]]:
+        """What comes, with the place of its stream; the last of a stream is its whole answer.
+
+        Raises:
+            Problem: one of the streams came to no end.
+        """
+        queue: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
+
+        async def read(place: int, stream: Stream) -> None:
+            try:
+                async for piece in stream.pieces():
+                    queue.put_nowait((place, piece))
+                queue.put_nowait((place, msgspec.json.decode(stream.whole(), type=list[ToldChoice])))
+            except Exception as error:
+                queue.put_nowait((place, error))
+
+        self._readers = [asyncio.create_task(read(*each)) for each in self._streams.items()]
+        running = len(self._readers)
+        while running:
+            place, found = await queue.get()
+            if isinstance(found, Exception):
+                raise found
+            running -= isinstance(found, list)
+            yield place, found
+
+    def is_cached(self, place: int) -> bool:
+        return self._streams[place].cached is not None
+
+    def close(self) -> None:
+        """Stop the work behind every stream. More calls are no-ops."""
+        for reader in self._readers:
+            reader.cancel()
+        for stream in self._streams.values():
+            stream.close()
+
+
+def _frame(body: object) -> bytes:
+    return b"data: %b\n\n" % msgspec.json.encode(body)
+
+
+class Chunks:
+    """What is sent of the pieces.
+
+    Args:
+        heading: a chunk without choices, which every chunk repeats.
+        heads: what stands before each prompt's choices (its echo).
+        scores: the log-probabilities of the echo; empty where nobody asked.
+        copies: how often each generated choice is sent.
+        told: from tokens and the characters before them to OpenAI's object; None where nobody asked.
+        prompt_tokens: for the usage; None where nobody asked.
+    """
+
+    def __init__(
+        self,
+        heading: CompletionsAnswer,
+        *,
+        heads: list[str],
+        scores: list[Logprobs],
+        n: int,
+        copies: int,
+        told: Told | None,
+        prompt_tokens: int | None,
+    ) -> None:
+        self._heading = heading
+        self._heads = heads
+        self._scores = scores
+        self._n = n
+        self._copies = copies
+        self._told = told
+        self._prompt_tokens = prompt_tokens
+        self._completion_tokens = 0
+
+    async def frames(self, relay: Relay, trace: Trace) -> AsyncIterator[bytes]:
+        """Chunks, then `[DONE]`, or an `error`, which the clients raise."""
+        try:
+            for frame in self._echoes():
+                yield frame
+            left = set(range(len(self._heads)))
+            async for place, found in relay.pieces():
+                if isinstance(found, Piece):
+                    yield self._chunk(place, found.choice, found.text, found.logprobs)
+                    continue
+                left.discard(place)
+                for frame in self._ends(place, found, relay.is_cached(place)):
+                    yield frame
+            for place in sorted(left):  # nothing was to be generated
+                for frame in self._ends(place, [ToldChoice("", "length", 0.0)] * self._drawn, False):
+                    yield frame
+            if self._prompt_tokens is not None:
+                tokens = self._prompt_tokens, self._completion_tokens
+                yield _frame(replace(self._heading, usage=CompletionsUsage(*tokens, sum(tokens))))
+            yield DONE
+        except Exception as error:
+            problem = from_exception(error)
+            trace.outcome = problem.outcome or "error"
+            if problem.status == 500:
+                logger.exception("a stream failed", extra={"data": {"request_id": trace.request_id}})
+            yield _frame(openai_error(problem))
+
+    @property
+    def _drawn(self) -> int:
+        return self._n // self._copies
+
+    def _echoes(self) -> list[bytes]:
+        frames = []
+        for place, head in enumerate(self._heads):
+            scores = self._scores[place] if self._scores else None
+            if head:
+                for number in range(self._n):
+                    frames.append(self._send(place * self._n + number, head, scores))
+        return frames
+
+    def _chunk(self, place: int, choice: int, text: str, found: Sequence[TokenLogprob]) -> bytes:
+        """One chunk for each copy of a choice."""
+        told = None if self._told is None else self._told(found, len(self._heads[place]))
+        numbers = range(choice, self._n, self._drawn)
+        return b"".join(self._send(place * self._n + number, text, told) for number in numbers)
+
+    def _ends(self, place: int, choices: list[ToldChoice], cached: bool) -> list[bytes]:
+        """The reasons; before them, of an answer that was remembered, the text."""
+        frames = []
+        for number, each in enumerate(choices):
+            self._completion_tokens += self._copies * each.tokens
+            if cached:
+                frames.append(self._chunk(place, number, each.text, each.logprobs))
+            for copy in range(number, self._n, self._drawn):
+                frames.append(self._send(place * self._n + copy, "", None, each.finish_reason))
+        return frames
+
+    def _send(self, index: int, text: str, told: Logprobs | None, reason: Any = None) -> bytes:
+        choice = CompletionsChoice(index, text, told, reason)
+        chunk = replace(self._heading, choices=[choice])
+        if self._prompt_tokens is not None:
+            chunk.usage = None
+        return _frame(chunk)

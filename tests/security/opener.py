@@ -1,0 +1,44 @@
+"""`python -m tests.security.opener`: opens each bundle whose folder it is told, and says how that went.
+
+A process of its own, because a loader that crashes or hangs takes its process with it. One line in, one out:
+`opened`, `refused REASON`, or `wrong TYPE: TEXT` for any exception that is not a BundleError.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import warnings
+
+from bundle.errors import BundleError
+from bundle.load import open_bundle
+
+_MOST_MEMORY = 6 * 2**30
+
+
+def outcome(folder: str) -> str:
+    """How opening went, in one line."""
+    try:
+        open_bundle(folder)
+    except BundleError as error:
+        return f"refused {error.reason}"
+    except BaseException as error:  # the tokenizers library panics with a BaseException
+        return f"wrong {type(error).__name__}: {error}"
+    return "opened"
+
+
+def main() -> None:
+    """Until the input ends."""
+    warnings.simplefilter("error")
+    resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
+    # native libraries may print what they like; answers go out another way
+    with os.fdopen(os.dup(1), "wb", buffering=0) as answers:
+        os.dup2(2, 1)
+        for line in sys.stdin:
+            said = outcome(line.rstrip("\n")).replace("\n", " ")
+            answers.write(said[:500].encode("ascii", "backslashreplace") + b"\n")
+
+
+if __name__ == "__main__":
+    main()
