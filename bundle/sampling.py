@@ -6,7 +6,6 @@ import numpy as np
 
 from bundle.stepper import Array
 
-
 _COLD = 1e-6
 
 
@@ -59,7 +58,8 @@ def choose(logits: Array, *, temperature: float, top_k: int = 0, top_p: float = 
 
     Candidates are the ``top_k`` likeliest (0 = all; ties go to the smaller id), then the fewest of them that
     together reach ``top_p`` of the mass at this temperature (nucleus sampling, Holtzman et al. 2020).
-    Temperature 0 takes the likeliest, and so does one below 1e-6, where quotients overflow. A logit of minus infinity is never drawn.
+    Temperature 0 takes the likeliest, and so does one below 1e-6, where quotients overflow. A logit of minus
+    infinity is never drawn.
     """
     if temperature < _COLD:
         return int(logits.argmax())

@@ -36,6 +36,7 @@ class Lane:
     def __init__(self, name: str, make_decoder: Callable[[], Decoder]) -> None:
         self.name = name
         self.inbox: deque[Ticket] = deque()
+        self.arrivals: list[Ticket] = []  # out of the inbox, with the thread whose turn it is
         self.active: dict[Ticket, None] = {}
         self.busy = False
         self.failures = 0  # steps in a row that raised
@@ -223,9 +224,9 @@ class Batcher:
                     if lane.has_work and not lane.busy:
                         lane.busy = True
                         lane.turn_at = monotonic()
-                        arrivals = list(lane.inbox)
+                        lane.arrivals = list(lane.inbox)
                         lane.inbox.clear()
-                        return lane, arrivals
+                        return lane, lane.arrivals
                 self._condition.wait()
             return None
 
@@ -239,6 +240,7 @@ class Batcher:
                     self._post(deliveries)
                 with self._condition:
                     lane.busy = False
+                    lane.arrivals = []
                     lane.turn_at = None
                     if lane.has_work:
                         self._condition.notify()
@@ -250,7 +252,7 @@ class Batcher:
         with self._condition:
             self.died_at = monotonic()
             self._stopping = True  # the others too: half a service is harder to notice than none
-            waiting = [t for lane in self.lanes.values() for t in (*lane.active, *lane.inbox)]
+            waiting = [t for lane in self.lanes.values() for t in (*lane.active, *lane.arrivals, *lane.inbox)]
             self._condition.notify_all()
         problem = worker_dead()
         self._post([Delivery(ticket, [], problem) for ticket in waiting])

@@ -84,7 +84,7 @@ def test_a_hundred_thousand_requests_leave_nothing_behind(models: Path, tmp_path
     ten bytes a request.
     """
     count = int(os.environ.get("VOISIN_SOAK_REQUESTS", "100000"))
-    settings = {"cache_entries": 500, "log_level": "warning"}
+    settings = {"cache_entries": 500}
     with started(models, tmp_path / "log", **settings) as service:
         process = psutil.Process(service.process.pid)
         memory, resources, done = [], [], []
