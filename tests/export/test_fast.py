@@ -128,6 +128,18 @@ def test_what_the_graph_names_are_the_best_of_its_logits(model: Model, steppers:
         )
 
 
+def test_it_looks_where_the_plain_graph_looks(model: Model, steppers: dict[str, Stepper]) -> None:
+    if not hasattr(model, "encoder"):
+        assert not steppers["fp32"].aligns
+        return
+    some = prompts(model, 6)
+    plain, fast = steppers["plain"].align(some), steppers["fp32"].align(some)
+    for one, other in zip(plain, fast, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    for prompt, together in zip(some, steppers["int8"].align(some), strict=True):
+        np.testing.assert_array_equal(steppers["int8"].align([prompt])[0], together)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_logits_are_the_same_bytes_in_any_batch(
     model: Model, steppers: dict[str, Stepper], precision: str

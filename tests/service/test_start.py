@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import service.__main__
+from bundle.manifest import FORMAT
 
 
 def start(models: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -87,10 +88,10 @@ def test_a_damaged_file_stops_the_process(folder: Path) -> None:
 def test_a_future_format(folder: Path) -> None:
     path = folder / "fr-en" / "manifest.json"
     manifest = json.loads(path.read_text())
-    path.write_text(json.dumps(manifest | {"format": 3}))
+    path.write_text(json.dumps(manifest | {"format": FORMAT + 1}))
     said = refusal(start(folder))
     assert str(path) in said
-    assert "format 3" in said
+    assert f"format {FORMAT + 1}" in said
 
 
 def test_a_folder_that_is_no_bundle(folder: Path) -> None:
