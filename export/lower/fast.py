@@ -13,10 +13,10 @@ from onnx import TensorProto
 
 from bundle.manifest import Precision
 from bundle.stepper import TensorSpec
-from export.lower.attention import attend, memory, projections, queries
+from export.lower.attention import memory, queries
 from export.lower.builder import GraphBuilder
-from export.lower.layers import count_up, hide_beyond, layer_norm, project
-from export.lower.transformer import embed, feed, output
+from export.lower.layers import count_up, layer_norm, project
+from export.lower.transformer import embed, encoded, feed, output
 from training.models.attention import Attention
 from training.models.contract import present
 from training.models.transformer import (
@@ -41,11 +41,10 @@ Specs = dict[str, TensorSpec]
 
 def language(model: TransformerLanguage, precision: Precision) -> GraphBuilder:
     """`model.onnx`."""
-    depth = model.config.decoder_depth
     b = GraphBuilder("language", *border(model), precision, whole=True)
     where = places(b)
     x = embed(b, "embedding", model.embedding, "ids", where.at)
-    for index, block in enumerate(model.decoder.layers[:depth]):
+    for index, block in enumerate(model.decoder.layers):
         name = f"decoder.blocks.{index}"
         with b.scope(name):
             x = self_attend(b, name, block, x, index, where)
@@ -57,17 +56,7 @@ def language(model: TransformerLanguage, precision: Precision) -> GraphBuilder:
 def encoder(model: TransformerTranslator, precision: Precision) -> GraphBuilder:
     """`encoder.onnx`: keys and values of the source for each layer of the decoder, keys scaled and turned."""
     b = GraphBuilder("encoder", *encoder_border(model), precision, whole=True)
-    mask = hide_beyond(b, "counts", "ids", axes=(1, 2))
-    at = b.node("Unsqueeze", count_up(b, "ids", 1), b.ints(0))
-    x = embed(b, "source_embedding", model.source_embedding, "ids", at)
-    for index, block in enumerate(model.encoder.layers):
-        name = f"encoder.blocks.{index}"
-        with b.scope(name):
-            y = layer_norm(b, f"{name}.self_norm", block.self_norm, x)
-            query, key, value = projections(b, f"{name}.self_attention", block.self_attention, y)
-            y, _ = attend(b, f"{name}.self_attention", block.self_attention, (query, key, value), mask)
-            x = feed(b, name, block, b.node("Add", x, y))
-    x = layer_norm(b, "encoder.norm", model.encoder.norm, x)
+    x = encoded(b, model)
     for index, cross in enumerate(model.decoder.layers):
         attention = cross.cross_attention
         key, value = memory(b, f"decoder.blocks.{index}.cross_attention", attention, x)

@@ -38,6 +38,18 @@ def language(model: TransformerLanguage, precision: Precision) -> GraphBuilder:
 def encoder(model: TransformerTranslator, precision: Precision) -> GraphBuilder:
     """`encoder.onnx`: keys and values of the source for each layer of the decoder."""
     b = GraphBuilder("encoder", model.encode_inputs, model.encode_outputs, precision)
+    x = encoded(b, model)
+    for index, cross in enumerate(model.decoder.layers):
+        path = f"decoder.blocks.{index}.cross_attention"
+        for name, value in zip(
+            key_value("memory", index), memory(b, path, cross.cross_attention, x), strict=True
+        ):
+            b.result(name, value)
+    return b
+
+
+def encoded(b: GraphBuilder, model: TransformerTranslator) -> str:
+    """The source as the encoder leaves it, [batch, source, hidden], from the inputs `ids` and `counts`."""
     mask = hide_beyond(b, "counts", "ids", axes=(1, 2))
     at = b.node("Unsqueeze", count_up(b, "ids", 1), b.ints(0))
     x = embed(b, "source_embedding", model.source_embedding, "ids", at)
@@ -46,17 +58,9 @@ def encoder(model: TransformerTranslator, precision: Precision) -> GraphBuilder:
         with b.scope(name):
             y = layer_norm(b, f"{name}.self_norm", block.self_norm, x)
             query, key, value = projections(b, f"{name}.self_attention", block.self_attention, y)
-            parts = (query, key, value)
-            y, _ = attend(b, f"{name}.self_attention", block.self_attention, parts, mask)
+            y, _ = attend(b, f"{name}.self_attention", block.self_attention, (query, key, value), mask)
             x = feed(b, name, block, b.node("Add", x, y))
-    x = layer_norm(b, "encoder.norm", model.encoder.norm, x)
-    for index, cross in enumerate(model.decoder.layers):
-        path = f"decoder.blocks.{index}.cross_attention"
-        for name, value in zip(
-            key_value("memory", index), memory(b, path, cross.cross_attention, x), strict=True
-        ):
-            b.result(name, value)
-    return b
+    return layer_norm(b, "encoder.norm", model.encoder.norm, x)
 
 
 def decoder(model: TransformerTranslator, precision: Precision) -> GraphBuilder:
