@@ -47,7 +47,7 @@ COPY export export
 COPY service service
 RUN python3 -m pip --python /opt/voisin install --no-deps --force-reinstall .
 
-# --- trains and exports: `docker run -v "$PWD:/work" voisin-training voisin-train RECIPE --run runs/NAME`
+# --- trains and exports: `docker run -v "$PWD:/job" voisin-training voisin-train RECIPE --run runs/NAME`
 FROM ${BASE} AS training
 ARG VERSION=0.1.0
 ARG REVISION=unknown
@@ -61,7 +61,7 @@ COPY --from=build-training /opt/voisin /opt/voisin
 # Matplotlib, the hub and fetched corpora write below a home: that is /tmp, so the root may be read-only
 ENV PATH=/opt/voisin/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib
-WORKDIR /work
+WORKDIR /job
 USER 10001:10001
 ENTRYPOINT ["tini", "--"]
 CMD ["voisin-train", "--help"]

@@ -198,9 +198,9 @@ def test_training_to_serving_without_leaving_the_images(
     (work / "models").mkdir(parents=True)
     for folder in (work, work / "models"):
         folder.chmod(0o777)
-    volumes = [f"{work}:/work", f"{recipe}:/recipes:ro"]
-    engine.once(training, "voisin-train", "/recipes/masse-lstm.toml", "--run", "/work/run", volumes=volumes)
-    engine.once(training, "voisin-export", "/work/run", "/work/models/masse", volumes=volumes)
+    volumes = [f"{work}:/job", f"{recipe}:/recipes:ro"]
+    engine.once(training, "voisin-train", "/recipes/masse-lstm.toml", "--run", "/job/run", volumes=volumes)
+    engine.once(training, "voisin-export", "/job/run", "/job/models/masse", volumes=volumes)
     assert (work / "models" / "masse").stat().st_uid == 10001
     with engine.running(service, [f"{work / 'models'}:/models:ro"]) as container:
         container.wait_healthy(engine.check(service))
