@@ -13,15 +13,15 @@ from bundle.decoding import Decoder, Event, Finished, Request, Token
 from bundle.edits import Span
 from bundle.errors import InvalidRequest
 from bundle.kept import has_words
-from bundle.layout import Chunk, Layout, source_words, target_words
+from bundle.layout import source_words, target_words
 from bundle.manifest import Manifest
 from bundle.markup import read_html
 from bundle.piece import Piece, Reading, Run, pieces_of
 from bundle.repetition import RepetitionGuard
-from bundle.sentences import split_text
 from bundle.stepper import Prompt, Stepper
 from bundle.tokenizer import Tokenizer
 from bundle.units import Part, Unit, read_text
+from bundle.work import Work, sentences_of
 
 MAX_BEAM = 32
 MAX_ALTERNATIVES = 16
@@ -81,41 +81,6 @@ class Translation:
     alignments: list[Link] = field(default_factory=list)
 
 
-class _Work:
-    """A unit being translated: its pieces with their places, and what each became."""
-
-    def __init__(self, unit: Unit, parts: Sequence[tuple[int, str | Piece]]) -> None:
-        self.unit = unit
-        self.parts = parts
-        self.missing = sum(isinstance(part, Piece) and not part.variants for _, part in parts)
-        self.weights: dict[tuple[int, int], NDArray[np.float32]] = {}
-        self._best: tuple[str, list[Link]] | None = None
-
-    def render(self, ranks: dict[int, int]) -> tuple[str, list[Link]]:
-        """The text of the unit and its links (see :class:`Layout`); the best is made once."""
-        if ranks:
-            return self.layout(ranks).render()
-        if self._best is None:
-            self._best = self.layout(ranks).render()
-        return self._best
-
-    def layout(self, ranks: dict[int, int]) -> Layout:
-        """The unit with the pieces in ``ranks`` (by place) at their rank, all others at their best."""
-        chunks: list[Chunk] = []
-        at = 0
-        for place, part in self.parts:
-            if isinstance(part, str):
-                chunks.append(Chunk((place, place + len(part)), (at, at + len(part)), part))
-            else:
-                rank = ranks.get(place, 0)
-                variant = part.variants[rank]
-                source, target = (place, place + len(part.text)), (at, at + len(variant.text))
-                weights = self.weights.get((place, rank))
-                chunks.append(Chunk(source, target, part.text, variant, part.kept, weights))
-            at = chunks[-1].target[1]
-        return Layout(self.unit, chunks)
-
-
 class TranslationJob:
     """A text being translated: give ``requests`` to a decoder, ``feed`` back the events of each.
 
@@ -127,8 +92,8 @@ class TranslationJob:
         self.requests: list[Request] = []
         self._translator = translator
         self._wishes = wishes
-        self._parts: list[str | _Work] = []
-        self._owners: list[tuple[_Work, Piece, int]] = []
+        self._parts: list[str | Work] = []
+        self._owners: list[tuple[Work, Piece, int]] = []
         self._found: list[list[Finished]] = []
         for part in parts:
             self._parts.append(part if isinstance(part, str) else translator.work(part))
@@ -185,16 +150,16 @@ class TranslationJob:
             links if self._wishes.alignments else [],
         )
 
-    def _works(self) -> list[_Work]:
-        return [part for part in self._parts if isinstance(part, _Work)]
+    def _works(self) -> list[Work]:
+        return [part for part in self._parts if isinstance(part, Work)]
 
-    def _pieces(self) -> Iterator[tuple[_Work, int, Piece]]:
+    def _pieces(self) -> Iterator[tuple[Work, int, Piece]]:
         for work in self._works():
             for place, piece in work.parts:
                 if isinstance(piece, Piece):
                     yield work, place, piece
 
-    def _ask(self, work: _Work, piece: Piece) -> None:
+    def _ask(self, work: Work, piece: Piece) -> None:
         """Requests for what a piece asks."""
         first = len(self.requests)
         for text in piece.asked:
@@ -202,7 +167,7 @@ class TranslationJob:
             self._found.append([])
             self.requests.append(self._translator.request(text, self._wishes, nbest=piece.nbest))
 
-    def _align(self, work: _Work) -> None:
+    def _align(self, work: Work) -> None:
         """Let the model say where it looked, where that is of use."""
         if not (self._wishes.alignments or work.unit.marked) or not self._translator.stepper.aligns:
             return
@@ -226,7 +191,7 @@ class TranslationJob:
         text = ""
         while self._sent < len(self._parts):
             part = self._parts[self._sent]
-            if isinstance(part, _Work) and part.missing:
+            if isinstance(part, Work) and part.missing:
                 break
             text += part if isinstance(part, str) else part.render({})[0]
             self._sent += 1
@@ -257,7 +222,7 @@ class TranslationJob:
         losses = sorted(
             (piece.variants[0].logprob - variant.logprob, rank, number, place)
             for number, work in enumerate(self._parts)
-            if isinstance(work, _Work)
+            if isinstance(work, Work)
             for place, piece in work.parts
             if isinstance(piece, Piece)
             for rank, variant in enumerate(piece.variants[: 1 + most])
@@ -352,14 +317,14 @@ class Translator:
         read = read_html if wishes.format == "html" else read_text
         return TranslationJob(self, read(text, dict(wishes.glossary)), wishes)
 
-    def work(self, unit: Unit) -> "_Work":
+    def work(self, unit: Unit) -> Work:
         """A unit, cut into pieces that can be read at once and what stands between them.
 
         Raises:
             InvalidRequest: a character without token.
         """
         parts: list[tuple[int, str | Piece]] = []
-        for start, sentence in _sentences(unit, self.source_language):
+        for start, sentence in sentences_of(unit, self.source_language):
             end = start + len(sentence)
             kept = [
                 each._replace(start=each.start - start, end=each.end - start)
@@ -371,7 +336,7 @@ class Translator:
                 parts += [(start + place, part) for place, part in found]
             else:
                 parts.append((start, sentence))
-        return _Work(unit, parts)
+        return Work(unit, parts)
 
     def request(self, text: str, wishes: TranslationWishes, *, nbest: bool) -> Request:
         """A sentence for the decoder.
@@ -422,19 +387,3 @@ class Translator:
             for event in decoder.step():
                 assert isinstance(event.tag, int)
                 yield from job.feed(event.tag, event)
-
-
-def _sentences(unit: Unit, language: str) -> Iterator[tuple[int, str]]:
-    """The sentences of a unit and what stands between them; nothing that is kept is cut."""
-    at = start = 0
-    for _, part in split_text(unit.text, language):
-        at += len(part)
-        if any(each.start < at < each.end for each in unit.kept):
-            continue
-        whole = unit.text[start:at]
-        lead = len(whole) - len(whole.lstrip())
-        tail = max(lead, len(whole.rstrip()))
-        for left, right in ((0, lead), (lead, tail), (tail, len(whole))):
-            if left < right:
-                yield start + left, whole[left:right]
-        start = at
