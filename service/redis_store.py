@@ -39,8 +39,9 @@ class RedisStore:
     """A store that never costs more than `timeout` and never raises.
 
     After two failures in a row the breaker opens: nothing is asked of Redis until a ping in the background
-    succeeds, so an outage costs two timeouts, not one a request. A Redis that answers but takes no writes (it
-    is full, or a replica) is still read; writing is tried again from time to time.
+    succeeds, so an outage costs two timeouts, not one a request. Pings begin at the first failure, so what is
+    said of Redis comes true again even when nobody asks. A Redis that answers but takes no writes
+    (it is full, or a replica) is still read; writing is tried again from time to time.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class RedisStore:
         self._writes: dict[str, bytes] = {}
         self._failures = 0
         self._open = False
+        self._probing = False
         self._refuses_writes = False
         self._write_again_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -192,10 +194,12 @@ class RedisStore:
         if self._failures >= _FAILURES_TO_OPEN and not self._open:
             self._open = True
             logger.warning("redis is away", extra={"data": {"reason": type(error).__name__}})
+        if not self._probing:
+            self._probing = True
             self._spawn("probe", self._probe())
 
     async def _probe(self) -> None:
-        while self._open:
+        while not self.up:
             await asyncio.sleep(self._probe_seconds)
             try:
                 async with asyncio.timeout(self._timeout):
@@ -203,6 +207,8 @@ class RedisStore:
                         continue
             except Exception:  # as in `_ask`; were it to end here, Redis would be away for ever
                 continue
-            self._open = False
             self._failures = 0
-            logger.warning("redis is back")
+            if self._open:
+                self._open = False
+                logger.warning("redis is back")
+        self._probing = False

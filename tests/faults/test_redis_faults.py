@@ -316,6 +316,30 @@ def test_every_kind_of_garbage_is_a_miss_and_is_got_over(name: str, redis_server
         asyncio.run(meet(front))
 
 
+def test_one_failure_is_got_over_without_a_request(redis_server: RedisServer) -> None:
+    """A single time-out does not open the breaker; nor may it leave Redis called away until somebody asks."""
+
+    async def meet(front: Front) -> None:
+        store = RedisStore(
+            f"redis://{HOST}:{front.port}/0", ttl=60, timeout=0.1, metrics=Metrics(), probe_seconds=0.01
+        )
+        front.upstream = redis_server.port
+        await store.start()
+        front.said = b""
+        assert await store.get("key") is None
+        assert not store.up
+        front.said = None
+        for _ in range(3000):
+            if store.up:
+                break
+            await asyncio.sleep(0.01)
+        assert store.up
+        await store.close()
+
+    with standing_front() as front:
+        asyncio.run(meet(front))
+
+
 def test_the_questions_are_all_different() -> None:
     """Or the counts above would mean nothing."""
     assert len({(each.method, each.path, str(each.body)) for each in ASKED}) == len(ASKED)
