@@ -1,4 +1,7 @@
-"""``python -m training RECIPE.toml [--set a.b=c]... [--run FOLDER] [--resume]``"""
+"""``python -m training RECIPE.toml [--set a.b=c]... [--run FOLDER] [--resume]``
+
+Several processes share a job that torchrun starts: ``torchrun --nproc-per-node 2 -m training RECIPE.toml``.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,18 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from bundle.errors import VoisinError
 from training.config import Recipe, RecipeError, encode_recipe, load_recipe
 from training.corpus import Digest
+
+if TYPE_CHECKING:
+    from training.group import Group
+    from training.language import LanguageTask
+    from training.translation import TranslationTask
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +55,8 @@ def train(recipe: Recipe, text: str, folder: Path, *, resume: bool = False) -> N
 
     There it leaves ``recipe.toml``, ``corpora.json`` and ``tokenizer.json``, then ``checkpoints/``,
     ``metrics.jsonl``, ``curves.png``, ``samples.txt`` and ``evaluation.json``; for vectors, what
-    ``word2vec.fit`` writes.
+    ``word2vec.fit`` writes. A network is trained by all processes that torchrun started, and process 0 leaves
+    what is left; one that torchrun started again resumes unasked.
 
     Args:
         text: the recipe as it is kept in the folder, without this machine's paths.
@@ -55,7 +65,31 @@ def train(recipe: Recipe, text: str, folder: Path, *, resume: bool = False) -> N
     Raises:
         VoisinError: one of its kinds, naming the place.
     """
-    from training import checkpoint, corpus
+    from training.group import joined, restarted, world_size
+
+    if recipe.kind == "vectors":
+        if world_size() > 1:
+            raise RecipeError(
+                recipe.name,
+                f"gensim trains vectors in one process, and {world_size()} were started: start it without "
+                "torchrun; vectors.workers says how many threads it has",
+            )
+        from training import word2vec
+
+        _open(recipe, text, folder, resume)
+        word2vec.fit(recipe, folder)
+        return
+    with joined(recipe.train.device) as group:
+        asked = resume or restarted()
+        resumed, digests = group.led(lambda: _open(recipe, text, folder, asked))
+        if group.size > 1:
+            _compare_nodes(recipe, digests, group)
+        _network(recipe, text, folder, resumed, group)
+
+
+def _open(recipe: Recipe, text: str, folder: Path, resume: bool) -> tuple[bool, list[str]]:
+    """Makes the run folder ready. Whether there is a checkpoint to resume from, and the corpora's sha256."""
+    from training import checkpoint
 
     last = folder / checkpoint.CHECKPOINTS / checkpoint.LAST
     begun = last.exists()
@@ -65,41 +99,67 @@ def train(recipe: Recipe, text: str, folder: Path, *, resume: bool = False) -> N
         raise RecipeError(folder, "holds a run already: --resume goes on with it, --run names another folder")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / checkpoint.RECIPE).write_text(text, encoding="utf-8")
-    names = recipe.augment.names if recipe.augment else []
-    corpora = corpus.digests([*recipe.corpus.sources, *names])
+    corpora = _digests(recipe)
     if resume and begun:
         _same_text(corpora, folder)
     _write_json(folder / "corpora.json", corpora)
-    if recipe.kind == "vectors":
-        from training import word2vec
-
-        word2vec.fit(recipe, folder)
-        return
-    _network(recipe, text, folder, resume and begun)
+    return resume and begun, [digest.sha256 for digest in corpora]
 
 
-def _network(recipe: Recipe, text: str, folder: Path, resume: bool) -> None:
+def _digests(recipe: Recipe) -> list[Digest]:
+    from training import corpus
+
+    names = recipe.augment.names if recipe.augment else []
+    return corpus.digests([*recipe.corpus.sources, *names])
+
+
+def _compare_nodes(recipe: Recipe, expected: list[str], group: Group) -> None:
+    """Refuses to train on other texts on one machine than on another. What lies on the web is fetched here,
+    once a machine."""
+    looks = group.local_rank == 0 and not group.leads
+    found = [digest.sha256 for digest in _digests(recipe)] if looks else expected
+    if group.sum(float(found != expected)) != [0.0]:
+        where = "here" if found != expected else "in another process"
+        raise RecipeError(recipe.name, f"the corpora are not the text that process 0 reads ({where})")
+
+
+def _network(recipe: Recipe, text: str, folder: Path, resume: bool, group: Group) -> None:
     """A model that the loop trains."""
     import torch
+    from tokenizers import Tokenizer as Backend
 
     from bundle.tokenizer import Tokenizer
-    from training.checkpoint import TOKENIZER, load_model
+    from training.checkpoint import TOKENIZER
     from training.loop import Loop
     from training.models import count_parameters
     from training.prepare import make_task, make_tokenizer
 
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
-    if not resume:
-        make_tokenizer(recipe, folder / TOKENIZER)
-    tokenizer = Tokenizer.load(folder / TOKENIZER)
-    task = make_task(recipe, tokenizer)
-    parameters = count_parameters([task.model])
-    print(f"{recipe.name}: {parameters:,} parameters, {tokenizer.size:,} ids", file=sys.stderr)
-    loop = Loop(task, recipe.train, folder, name=recipe.name, text=text)
+
+    def written() -> str:
+        if not resume:
+            make_tokenizer(recipe, folder / TOKENIZER)
+        return Tokenizer.load(folder / TOKENIZER).to_json()
+
+    tokenizer = Tokenizer(Backend.from_str(group.led(written)))
+    task = make_task(recipe, tokenizer, group)
+    if group.leads:
+        shared = f", {group.size} processes" if group.size > 1 else ""
+        parameters = count_parameters([task.model])
+        print(f"{recipe.name}: {parameters:,} parameters, {tokenizer.size:,} ids{shared}", file=sys.stderr)
+    loop = Loop(task, recipe.train, folder, name=recipe.name, text=text, group=group)
     if resume:
         loop.resume()
     loop.run()
+    # None leaves before the last thing is written: until then a failure is one that all are restarted for.
+    group.led(lambda: _finish(recipe, folder, task))
+
+
+def _finish(recipe: Recipe, folder: Path, task: LanguageTask | TranslationTask) -> None:
+    """Scores and samples of the best weights."""
+    from training.checkpoint import load_model
+
     best, _ = load_model(folder)
     scores = task.final(best)
     samples = "".join(f"{line}\n" for line in task.samples(best))
@@ -140,7 +200,9 @@ def _same_text(corpora: list[Digest], folder: Path) -> None:
 
 
 def _fail(error: Exception | str, code: int) -> int:
-    print(f"voisin-train: {error}", file=sys.stderr)
+    rank = os.environ.get("RANK", "0")
+    place = f" (process {rank})" if rank != "0" else ""
+    print(f"voisin-train{place}: {error}", file=sys.stderr)
     return code
 
 

@@ -49,6 +49,13 @@ class LanguageBatch:
         """Targets that carry a loss."""
         return int((self.targets != IGNORE).sum())
 
+    def part(self, rows: slice) -> LanguageBatch:
+        """Some of the rows. In place of none comes one that carries no loss: every process of a group has to
+        take part in the backward pass."""
+        if rows.start == rows.stop:
+            return LanguageBatch(self.ids[:1], np.full_like(self.targets[:1], IGNORE), self.fresh[:1])
+        return LanguageBatch(self.ids[rows], self.targets[rows], self.fresh[rows])
+
 
 @dataclass(frozen=True)
 class TranslationBatch:
@@ -67,6 +74,15 @@ class TranslationBatch:
     def tokens(self) -> int:
         """Targets that carry a loss."""
         return int((self.targets != IGNORE).sum())
+
+    def part(self, rows: slice) -> TranslationBatch:
+        """Some of the rows; in place of none, one that carries no loss (as :meth:`LanguageBatch.part`)."""
+        if rows.start == rows.stop:
+            nothing = np.full_like(self.targets[:1], IGNORE)
+            return TranslationBatch(self.source[:1], self.source_counts[:1], self.target[:1], nothing)
+        return TranslationBatch(
+            self.source[rows], self.source_counts[rows], self.target[rows], self.targets[rows]
+        )
 
 
 @dataclass

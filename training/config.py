@@ -186,6 +186,13 @@ class VectorsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             raise ValueError(f"min_n must not be above max_n, and {self.min_n} is above {self.max_n}")
 
 
+class LexiconConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which words are known: the `size` most frequent ones that occur at least `min_count` times."""
+
+    size: Positive = 60_000
+    min_count: Positive = 5
+
+
 class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One training job."""
 
@@ -203,6 +210,8 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     train: Train = Train()
     vectors: VectorsConfig | None = None
     augment: Augment | None = None
+    # language models: completion by word keeps to the known words where this is given
+    lexicon: LexiconConfig | None = None
     #: what export writes into the manifest; export chooses where absent
     limits: Limits | None = None
     decoding: Decoding | None = None
@@ -269,8 +278,7 @@ def _check(recipe: Recipe, path: str | os.PathLike[str]) -> None:
             raise RecipeError(path, "tokenizer.level must be word for kind vectors")
     elif recipe.model is None:
         raise RecipeError(path, f"[model] is missing: a recipe of kind {recipe.kind} needs it")
-    if recipe.augment is not None and recipe.kind != "translator":
-        raise RecipeError(path, "[augment] is for recipes of kind translator")
+    _check_tables(recipe, path)
     if recipe.kind == "translator":
         if len(recipe.languages) != 2:
             raise RecipeError(path, "languages must be [source, target] for kind translator")
@@ -285,6 +293,13 @@ def _check(recipe: Recipe, path: str | os.PathLike[str]) -> None:
                 f"corpus.sources[{number}].columns must hold the recipe's languages {recipe.languages} "
                 "(of jsonl and parquet: fields)",
             )
+
+
+def _check_tables(recipe: Recipe, path: str | os.PathLike[str]) -> None:
+    """Tables that one kind of model alone has a use for."""
+    for table, kind in (("augment", "translator"), ("lexicon", "language")):
+        if getattr(recipe, table) is not None and recipe.kind != kind:
+            raise RecipeError(path, f"[{table}] is for recipes of kind {kind}")
 
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")

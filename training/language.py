@@ -7,6 +7,7 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from bundle.tokenizer import Tokenizer
@@ -24,6 +25,7 @@ from training.config import Recipe
 from training.device import device_of, tensor
 from training.evaluate import language_scores
 from training.generate import complete
+from training.group import ALONE, Group
 from training.loss import cross_entropy
 from training.models.contract import Model, State, detached
 
@@ -32,13 +34,19 @@ FINAL = 10
 
 
 class LanguageTask:
-    """Next-token prediction over packed lines; recurrent models carry their state from window to window."""
+    """Next-token prediction over packed lines; recurrent models carry their state from window to window.
 
-    def __init__(self, recipe: Recipe, tokenizer: Tokenizer, model: Model) -> None:
+    Args:
+        group: the processes that share the rows of each batch, and with them the states of the rows.
+    """
+
+    def __init__(self, recipe: Recipe, tokenizer: Tokenizer, model: Model, group: Group = ALONE) -> None:
         self.model: nn.Module = model
         self.recipe = recipe
         self.tokenizer = tokenizer
+        self.group = group
         self._state: State | None = None
+        self._rows = 0  # of the last batch, in all processes
         special = tokenizer.special
         assert special.bos is not None
         assert special.eos is not None
@@ -51,6 +59,8 @@ class LanguageTask:
         return next(self._stream)
 
     def loss(self, batch: LanguageBatch) -> Tensor:
+        self._rows = len(batch.ids)
+        batch = batch.part(self.group.rows(self._rows))
         state = self._continued(batch)
         logits, after = self.model(tensor(batch.ids, self.model), state)
         if self.carried:
@@ -83,13 +93,30 @@ class LanguageTask:
         return [f"{prompt} | {text}" for prompt, text in zip(prompts, texts, strict=True)]
 
     def state(self) -> dict[str, Any]:
-        return {"stream": asdict(self._stream.position), "carried": self._state}
+        return {"stream": asdict(self._stream.position), "carried": self._collected()}
 
     def restore(self, state: dict[str, Any]) -> None:
         self._stream = self._open(Position(**state["stream"]))
         carried: State | None = state["carried"]
+        if carried is None:
+            self._state = None
+            return
         here = device_of(self.model)
-        self._state = carried and {name: value.to(here) for name, value in carried.items()}
+        self._rows = len(next(iter(carried.values())))
+        mine = self.group.rows(self._rows)
+        if mine.start == mine.stop:  # the row that carries no loss
+            mine = slice(0, 1)
+        self._state = {name: value[mine].to(here) for name, value in carried.items()}
+
+    def _collected(self) -> State | None:
+        """The states of all rows in process 0, whichever process each is in."""
+        if self._state is None or self.group.size == 1:
+            return self._state
+        mine = self.group.rows(self._rows)
+        parts = self.group.collect(
+            {name: value[: mine.stop - mine.start].cpu() for name, value in self._state.items()}
+        )
+        return {name: torch.cat([part[name] for part in parts]) for name in (parts[0] if parts else ())}
 
     def _open(self, position: Position) -> Stream[str, LanguageBatch]:
         train = self.recipe.train

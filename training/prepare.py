@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from bundle.tokenizer import Tokenizer
 from training import corpus
 from training.config import Recipe
 from training.device import choose
+from training.group import ALONE, Group
 from training.language import LanguageTask
 from training.models import build
 from training.tokenizer import train_tokenizer
@@ -39,18 +41,21 @@ def make_tokenizer(recipe: Recipe, path: Path) -> None:
     )
 
 
-def make_task(recipe: Recipe, tokenizer: Tokenizer) -> LanguageTask | TranslationTask:
-    """A fresh model of the recipe on its device, with the text it learns from.
+def make_task(recipe: Recipe, tokenizer: Tokenizer, group: Group = ALONE) -> LanguageTask | TranslationTask:
+    """A fresh model of the recipe on its device, with the text it learns from; the same in all processes.
 
-    Sets torch's random numbers to the recipe's seed. Raises DeviceError where CUDA is asked for and absent.
+    Sets torch's random numbers to the recipe's seed, after that to others in each process of a group, so that
+    dropout does not leave out the same in all of them. Raises DeviceError where CUDA is asked for and absent.
     """
     assert recipe.model is not None
     assert recipe.kind != "vectors"
     torch.manual_seed(recipe.seed)
     model = build(recipe.kind, recipe.model, tokenizer.size).to(choose(recipe.train.device))
+    if not group.leads:
+        torch.manual_seed(int(np.random.SeedSequence([recipe.seed, group.rank]).generate_state(1)[0]))
     if recipe.kind == "language":
-        return LanguageTask(recipe, tokenizer, model)
-    return TranslationTask(recipe, tokenizer, model)
+        return LanguageTask(recipe, tokenizer, model, group)
+    return TranslationTask(recipe, tokenizer, model, group)
 
 
 def _texts(recipe: Recipe) -> Iterator[str]:

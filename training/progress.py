@@ -14,7 +14,7 @@ from tqdm import tqdm
 class Progress:
     """Progress bar with loss, tokens/s and time left; plain lines, seldom, where nobody watches."""
 
-    def __init__(self, name: str, done: float, stream: TextIO | None = None) -> None:
+    def __init__(self, name: str, done: float, stream: TextIO | None = None, *, shown: bool = True) -> None:
         stream = sys.stderr if stream is None else stream
         self._bar = tqdm(
             total=1.0,
@@ -24,6 +24,7 @@ class Progress:
             mininterval=0.2 if stream.isatty() else 20.0,
             bar_format="{desc} {percentage:3.0f}%|{bar:20}| {elapsed}{postfix}",
             dynamic_ncols=stream.isatty(),
+            disable=not shown,
         )
         self._begun = time.perf_counter()
         self._first = done
@@ -43,7 +44,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self._bar.write(text, file=self._bar.fp)
+        if not self._bar.disable:
+            self._bar.write(text, file=self._bar.fp)
 
     def close(self) -> None:
         """Leaves the bar as it stands."""
@@ -53,14 +55,20 @@ class Progress:
 class Metrics:
     """``metrics.jsonl``: one object a line, each with its ``step``."""
 
-    def __init__(self, path: Path, step: int = 0) -> None:
-        """Opens for appending. What a killed job wrote after its last checkpoint (``step``) is dropped."""
-        kept = [record for record in read_metrics(path) if step and record["step"] <= step]
-        path.write_bytes(b"".join(msgspec.json.encode(record) + b"\n" for record in kept))
-        self._path = path
+    def __init__(self, path: Path, step: int = 0, *, kept: bool = True) -> None:
+        """Opens for appending. What a killed job wrote after its last checkpoint (``step``) is dropped.
+
+        kept: False writes nothing.
+        """
+        self._path = path if kept else None
+        if kept:
+            records = [record for record in read_metrics(path) if step and record["step"] <= step]
+            path.write_bytes(b"".join(msgspec.json.encode(record) + b"\n" for record in records))
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends one record."""
+        if self._path is None:
+            return
         with self._path.open("ab") as file:
             file.write(msgspec.json.encode(record) + b"\n")
 

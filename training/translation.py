@@ -29,6 +29,7 @@ from training.config import Augment, Recipe
 from training.device import tensor
 from training.evaluate import corpus_scores, mean_loss, translation_loss
 from training.generate import translate
+from training.group import ALONE, Group
 from training.loss import cross_entropy
 from training.models.contract import Model
 from training.phrase_pairs import phrase_pairs
@@ -39,12 +40,17 @@ FINAL = 10
 
 
 class TranslationTask:
-    """Teacher forcing over pairs of like length."""
+    """Teacher forcing over pairs of like length.
 
-    def __init__(self, recipe: Recipe, tokenizer: Tokenizer, model: Model) -> None:
+    Args:
+        group: the processes that share the rows of each batch.
+    """
+
+    def __init__(self, recipe: Recipe, tokenizer: Tokenizer, model: Model, group: Group = ALONE) -> None:
         self.model: nn.Module = model
         self.recipe = recipe
         self.tokenizer = tokenizer
+        self.group = group
         special = tokenizer.special
         assert special.bos is not None
         assert special.eos is not None
@@ -60,6 +66,7 @@ class TranslationTask:
         return next(self._stream)
 
     def loss(self, batch: TranslationBatch) -> Tensor:
+        batch = batch.part(self.group.rows(len(batch.source)))
         source, counts = tensor(batch.source, self.model), tensor(batch.source_counts, self.model)
         logits = self.model(source, counts, tensor(batch.target, self.model))
         smoothing = self.recipe.train.label_smoothing

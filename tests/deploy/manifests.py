@@ -12,7 +12,7 @@ import yaml
 from tests.deploy.engine import ROOT
 
 DEPLOY = ROOT / "deploy"
-RENDERED = ("overlays/cpu", "overlays/gpu", "overlays/full", "base", "jobs", "monitoring")
+RENDERED = ("overlays/cpu", "overlays/gpu", "overlays/full", "base", "jobs", "jobs-gpu", "monitoring")
 
 Resource = dict[str, Any]
 

@@ -188,3 +188,23 @@ def test_evaluation_scores_every_token_once(lengths: list[int], longest: int) ->
     if longest:
         assert max(batch.ids.shape[1] for batch in batches) <= longest
     assert all(batch.fresh.all() for batch in batches)
+
+
+def test_the_parts_of_a_batch_are_the_batch() -> None:
+    """Whatever the number of processes. Who gets no row gets one without loss: there must be a gradient."""
+    language = language_chunks(Letters(), bos=BOS, eos=EOS, rows=3, sequence=7, carried=True)
+    translation = translation_chunks(
+        lambda text, _: Letters().encode(text), bos=BOS, eos=EOS, pad=PAD, batch_tokens=64, max_tokens=40
+    )
+    random = np.random.default_rng(0)
+    batches: list[LanguageBatch | TranslationBatch] = [*language(LINES, random), *translation(PAIRS, random)]
+    for batch in batches:
+        rows = len(batch.targets)
+        parts = [batch.part(slice(row, row + 1)) for row in range(rows)]
+        assert sum(part.tokens for part in parts) == batch.tokens
+        for name in vars(batch):
+            joined = np.concatenate([getattr(part, name) for part in parts])
+            np.testing.assert_array_equal(joined, getattr(batch, name))
+        empty = batch.part(slice(rows, rows))
+        assert (len(empty.targets), empty.tokens) == (1, 0)
+        assert (batch.targets[0] != IGNORE).any()  # which was left as it is
