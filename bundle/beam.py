@@ -1,6 +1,7 @@
 """Beam search over one request: which hypotheses live, which are finished, and how they rank."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -58,6 +59,10 @@ class Beam:
     simple form of the normalisation of Wu et al. 2016). The search is over when ``width`` hypotheses have
     finished, or when none can go on.
 
+    With ``outcome`` hypotheses of equal outcome (the same text in other tokens) are one, and their
+    probabilities add up. Then a hypothesis lives only as long as it is likelier than the last of ``wanted``
+    outcomes: what it comes to could not take its place.
+
     Attributes:
         live: hypotheses that go on, best first; their rows stand in this order.
     """
@@ -66,10 +71,14 @@ class Beam:
     length_penalty: float
     ends: Callable[[Sequence[int]], Reason | None]
     end: int
+    outcome: Callable[[Sequence[int]], Hashable] | None = None
+    wanted: int = 1
 
     def __post_init__(self) -> None:
         self.live = [Hypothesis((), 0.0)]
         self._finished: list[Hypothesis] = []
+        self._outcomes: dict[Hashable, Hypothesis] = {}
+        self._ended = 0
 
     def advance(self, ids: NDArray[np.int64], logprobs: Array) -> list[int]:
         """Extend the live hypotheses by their candidates.
@@ -92,7 +101,8 @@ class Beam:
                 break
             id = int(ids[parent, column])
             if id == self.end:
-                if rank < self.width:  # further down, the end is no better than what lives on
+                # further down, the end is no better than what lives on, but still a part of its outcome
+                if rank < self.width or self.outcome is not None:
                     self._finish(before[parent].ids, total, "stop", 1)
                 continue
             grown = (*before[parent].ids, id)
@@ -102,14 +112,43 @@ class Beam:
                 parents.append(parent)
             elif reason == "length" or rank < self.width:
                 self._finish(grown, total, reason, 0)
-        if len(self._finished) >= self.width:
+        if self.outcome is None:
+            over = len(self._finished) >= self.width
+        else:
+            # many outcomes may be wanted where there are few
+            over = self._ended >= 4 * self.width
+            least = self._least()
+            kept = sum(hypothesis.logprob > least for hypothesis in self.live)  # they stand best first
+            del self.live[kept:], parents[kept:]
+        if over:
             self.live, parents = [], []
         return parents
 
     def ranked(self) -> list[Hypothesis]:
-        """The finished hypotheses, best first; those that were cut come after those that ended."""
-        return sorted(self._finished, key=lambda found: (found.reason != "stop", -found.score))
+        """The finished hypotheses, best first; those that were cut come after those that ended.
+
+        An outcome is one of them, with the log-probability of all.
+        """
+        found = self._finished if self.outcome is None else self._outcomes.values()
+        return sorted(found, key=lambda found: (found.reason != "stop", -found.score))
+
+    def _least(self) -> float:
+        """The log-probability of the last of the wanted outcomes, minus infinity where there are fewer."""
+        if len(self._outcomes) < self.wanted:
+            return -math.inf
+        return sorted((found.logprob for found in self._outcomes.values()), reverse=True)[self.wanted - 1]
 
     def _finish(self, ids: tuple[int, ...], logprob: float, reason: Reason, closing: int) -> None:
-        score = logprob / max(1, len(ids) + closing) ** self.length_penalty
-        self._finished.append(Hypothesis(ids, logprob, reason, score))
+        found = Hypothesis(ids, logprob, reason, logprob / max(1, len(ids) + closing) ** self.length_penalty)
+        if self.outcome is None:
+            self._finished.append(found)
+            return
+        self._ended += 1
+        key = self.outcome(ids)
+        known = self._outcomes.get(key)
+        if known is None:
+            self._outcomes[key] = found
+            return
+        best = known if known.reason == "stop" or reason != "stop" else found
+        together = float(np.logaddexp(known.logprob, logprob))
+        self._outcomes[key] = best._replace(logprob=together, score=together)

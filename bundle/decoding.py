@@ -30,6 +30,8 @@ class Request:
             to it (the space after a last word). With eos they are one outcome, of their joint probability.
         stop: whether a choice is finished with the ids generated so far.
         adjust: changes the logits of a row in place, from the ids generated so far (penalties, biases).
+        outcome: of a beam search, what its ids come to (their text): hypotheses that come to the same are one
+            choice, of their joint probability. Without length penalty only.
         top_logprobs: how many of the likeliest tokens every ``Token`` names beside its own; not for beams.
     """
 
@@ -46,6 +48,7 @@ class Request:
     closing: Callable[[Sequence[int]], Mask | None] | None = None
     stop: Callable[[Sequence[int]], bool] | None = None
     adjust: Callable[[Sequence[int], Array], None] | None = None
+    outcome: Callable[[Sequence[int]], Hashable] | None = None
     top_logprobs: int = 0
 
     def __post_init__(self) -> None:
@@ -57,6 +60,8 @@ class Request:
             raise ValueError("a beam search sends no tokens that could name others")
         if self.beam > 1 and self.adjust is not None:
             raise ValueError("a beam search ranks by the model's own probabilities")
+        if self.outcome is not None and (self.beam == 1 or self.length_penalty != 0.0):
+            raise ValueError("outcomes are those of a beam search without length penalty")
 
     @property
     def rows(self) -> int:
@@ -117,7 +122,14 @@ class _Group:
         self.choices = [] if request.beam > 1 else [_Choice(self, number) for number in range(request.n)]
         self.beam: Beam | None = None
         if request.beam > 1:
-            self.beam = Beam(request.beam, request.length_penalty, lambda ids: self.ends(ids, capacity), end)
+            self.beam = Beam(
+                request.beam,
+                request.length_penalty,
+                lambda ids: self.ends(ids, capacity),
+                end,
+                request.outcome,
+                request.n,
+            )
 
     @property
     def rows(self) -> int:

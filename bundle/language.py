@@ -20,12 +20,13 @@ from bundle.completion import (
 )
 from bundle.decoding import Decoder, Request
 from bundle.errors import InvalidRequest
+from bundle.lexicon import Lexicon
 from bundle.manifest import Manifest
 from bundle.prompt_scores import PromptScoringJob
 from bundle.sampling import penalise
 from bundle.stepper import Array, Prompt, Stepper
 from bundle.tokenizer import Tokenizer
-from bundle.words import WordRule, WordTable
+from bundle.words import WordRule, WordTable, last_word
 
 __all__ = [
     "Completion",
@@ -58,10 +59,17 @@ class Language:
         manifest, tokenizer: of the bundle.
         stepper: runs the graph; shared by every decoder.
         provider: what runs the graph.
+        lexicon: the known words, where the bundle has them; level ``word`` writes no others.
     """
 
     def __init__(
-        self, manifest: Manifest, tokenizer: Tokenizer, stepper: Stepper, *, provider: str = ""
+        self,
+        manifest: Manifest,
+        tokenizer: Tokenizer,
+        stepper: Stepper,
+        *,
+        provider: str = "",
+        lexicon: Lexicon | None = None,
     ) -> None:
         if manifest.special.bos is None:
             raise ValueError("a language model begins with <bos>, and the tokenizer has none")
@@ -69,6 +77,7 @@ class Language:
         self.tokenizer = tokenizer
         self.stepper = stepper
         self.provider = provider
+        self.lexicon = lexicon
         self._bos = manifest.special.bos
 
     def decoder(self, *, max_rows: int = 64) -> Decoder:
@@ -91,13 +100,16 @@ class Language:
             temperature = 0.0 if searching or options.level == "word" else defaults.temperature
         sampled = temperature > 0.0
         beam = options.beam if options.beam is not None else 1 if sampled else defaults.beam
-        if not sampled and options.n > 1:
-            beam = max(beam, options.n, WORD_BEAM if options.level == "word" else 1)
         max_tokens = options.max_tokens
         if max_tokens is None:
             words = 1 if options.n > 1 else WORDS
             most = self.manifest.limits.new_tokens
             max_tokens = min(most, words if options.level == "word" else defaults.max_tokens)
+        suggesting = options.level == "word" and (options.n > 1 or (max_tokens == 1 and options.beam is None))
+        if not sampled and (options.n > 1 or suggesting):
+            beam = max(beam, options.n)
+            if suggesting:
+                beam = max(beam, min(2 * options.n, MAX_CHOICES), WORD_BEAM)
         wishes = CompletionWishes(
             level=options.level,
             max_tokens=max_tokens,
@@ -170,12 +182,14 @@ class Language:
             top_k=wishes.top_k,
             top_p=wishes.top_p,
             seed=secrets.randbits(63) if wishes.seed is None else wishes.seed,
-            n=wishes.beam if wishes.beam > 1 else wishes.n,
+            # without outcomes a beam may give one text twice, in other tokens
+            n=wishes.beam if wishes.beam > 1 and rule is None else wishes.n,
             beam=wishes.beam,
             # Words are ranked by their probability: a longer spelling is no merit.
             length_penalty=self.manifest.decoding.length_penalty if rule is None else 0.0,
             allow=None if rule is None else rule.allow,
             closing=None if rule is None else rule.closing,
+            outcome=rule.text if rule is not None and wishes.beam > 1 else None,
             stop=self._stop(prompt, wishes.stop, rule),
             adjust=_adjustment(wishes),
             top_logprobs=wishes.logprobs or 0,
@@ -217,9 +231,25 @@ class Language:
             for event in decoder.step():
                 yield from job.feed(0, event)
 
+    def knows(self, prompt: str) -> bool:
+        """Whether a known word begins with the letters that ``prompt`` ends in, or there is no telling."""
+        return self._words.knows(self._words.split(self.tokenizer.normalize(prompt))[1])
+
+    def tail(self, prompt: str) -> str | None:
+        """The end of ``prompt``, from a word on, that this model can read: as much as it has room for, or the
+        last word alone where the others have characters it lacks. None where it cannot read that either."""
+        most, word = self._longest - 1, last_word(prompt)
+        end = prompt if len(prompt) <= most else prompt[-most:].partition(" ")[2]
+        for text in (end, word) if end.endswith(word) else (word,):
+            try:
+                return self.read(text)[0]
+            except InvalidRequest:
+                continue
+        return None
+
     @cached_property
     def _words(self) -> WordTable:
-        return WordTable(self.tokenizer)
+        return WordTable(self.tokenizer, self.lexicon)
 
     def _stop(
         self, prompt: str, strings: tuple[str, ...], rule: WordRule | None
@@ -232,14 +262,18 @@ class Language:
         stop = stops_at(self.tokenizer, strings, len(rule.typed.encode()))
         return lambda ids: stop(ids) or rule.stop(ids)
 
-    def _check_length(self, count: int) -> None:
+    @property
+    def _longest(self) -> int:
+        """Most tokens of a prompt, its beginning counted."""
         limits = self.manifest.limits
-        longest = min(limits.prompt_tokens, limits.context_tokens or limits.prompt_tokens)
-        if count > longest:
+        return min(limits.prompt_tokens, limits.context_tokens or limits.prompt_tokens)
+
+    def _check_length(self, count: int) -> None:
+        if count > self._longest:
             raise InvalidRequest(
                 "prompt",
-                f"has {count} tokens, its beginning counted; at most {longest} are read",
-                limit=longest,
+                f"has {count} tokens, its beginning counted; at most {self._longest} are read",
+                limit=self._longest,
             )
 
     def _check(self, wishes: CompletionWishes) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from bundle.completion import CompletionOptions
 from bundle.errors import BundleError, InvalidRequest, UnknownWord
 from bundle.language import Language
+from bundle.lexicon import LEXICON, Lexicon
 from bundle.manifest import GRAPHS, MANIFEST, TOKENIZER, FileRecord, Golden, Manifest, read_manifest
 from bundle.neighbours import NEIGHBOURS, Neighbours
 from bundle.rows import Rows
@@ -71,8 +72,10 @@ def _build(folder: Path, manifest: Manifest, tokenizer: Tokenizer, device: Devic
         )
         if stepper.vocab not in (0, tokenizer.size):
             raise ValueError(f"the graph has {stepper.vocab} logits and the tokenizer {tokenizer.size} ids")
-        kind = Language if manifest.kind == "language" else Translator
-        return kind(manifest, tokenizer, stepper, provider=provider)
+        if manifest.kind == "translator":
+            return Translator(manifest, tokenizer, stepper, provider=provider)
+        lexicon = Lexicon.load(folder / LEXICON) if LEXICON in manifest.files else None
+        return Language(manifest, tokenizer, stepper, provider=provider, lexicon=lexicon)
     except ValueError as error:
         raise BundleError(folder / names[-1], str(error)) from error
 

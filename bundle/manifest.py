@@ -205,7 +205,7 @@ def _check(path: Path, manifest: Manifest) -> None:
         if name not in manifest.files:
             raise BundleError(path, f"files: {name} is not recorded")
     for name in manifest.files:
-        if Path(name).name != name or name in {"", ".", "..", MANIFEST}:
+        if Path(name).name != name or "\0" in name or name in {"", ".", "..", MANIFEST}:
             raise BundleError(path, f"files: {name!r} is not a file beside the manifest")
     if manifest.format < least_format(manifest):
         raise BundleError(path, f"says what format {manifest.format} has no word for")

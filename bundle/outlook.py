@@ -51,10 +51,12 @@ class Ban:
     Attributes:
         ids: int64, sorted.
         mask: bool ``[vocab]``.
+        known: the same ids.
     """
 
     def __init__(self, ids: NDArray[np.int64], vocab: int) -> None:
         self.ids = ids
+        self.known = frozenset(ids.tolist())
         self.count = len(ids)
         self.mask: Mask = np.zeros(max(vocab, int(ids.max(initial=-1)) + 1), np.bool_)
         self.mask[ids] = True
@@ -118,6 +120,11 @@ class Outlook:
         log-probabilities, both ``[rows, count]`` or as many as there are tokens."""
         if not self._full:
             return self._ids[first:last, :count], self._scores[first:last, :count]
+        if all(row in self._full for row in range(first, last)):  # as it is for the rows of one request
+            places = [self._full[row] for row in range(first, last)]
+            logits = self._logits[places[0] : places[-1] + 1]
+            ids = best_of_each(logits, count)
+            return ids, np.take_along_axis(logits, ids, axis=1) - self._normalisers[places, None]
         found = [self._some(row, count) for row in range(first, last)]
         width = min(len(ids) for ids, _ in found)
         return np.array([ids[:width] for ids, _ in found]), np.array([scores[:width] for _, scores in found])
@@ -132,6 +139,11 @@ class Outlook:
     def _sift(self, best: Best, wishes: Sequence[Wish]) -> None:
         """What the graph named, without what is forbidden."""
         ids, scores = best.ids, best.scores
+        if all(wish.most == 1 and wish.allowed is None for wish in wishes):
+            first = ids[:, 0].tolist()
+            if self._banned.known.isdisjoint(first):  # as nearly always; nobody will ask for more
+                self._first = list(zip(first, scores[:, 0].tolist(), strict=True))
+                return
         forbidden = self._banned.mask[ids]
         for place, wish in enumerate(wishes):
             if wish.allowed is not None:
@@ -161,12 +173,13 @@ class Outlook:
             if wish.closing is not None:
                 self._close(row, wish.closing)
             if wish.allowed is not None:
-                row[~wish.allowed] = -np.inf
+                np.copyto(row, -np.inf, where=~wish.allowed)
         self._logits = logits
         self._greedy = logits.argmax(axis=1)
 
     def _close(self, row: Array, closing: Mask) -> None:
         ending = np.append(row[closing], row[self._end])
-        row[closing] = -np.inf
-        if ending.max() > -np.inf:
-            row[self._end] = log_sum_exp(ending)[0]
+        highest = ending.max()
+        if highest > -np.inf:
+            np.copyto(row, -np.inf, where=closing)
+            row[self._end] = highest + np.log(np.exp(ending - highest).sum())

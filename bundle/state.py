@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,29 +27,53 @@ class TensorSpec:
         return next((self.axes.index(name) for name in names if name in self.axes), None)
 
 
+class Best(NamedTuple):
+    """The k likeliest next tokens of each row, likeliest first: log-probabilities and ids ``[rows, k]``."""
+
+    scores: NDArray[np.float32]
+    ids: NDArray[np.int64]
+
+
 class Bound:
-    """One step over arrays that stay where they are: the small inputs are written, the outputs read.
+    """One step over arrays that stay where they are: the small inputs are written, the best tokens read.
 
     Args:
-        run: computes ``outputs`` from ``inputs`` and the state it was bound to.
-        capacity: entries that the past has room for.
+        run: computes ``best`` and ``after`` from ``inputs`` and ``before``.
+        inputs: the small ones. Whatever else is read is kept alive by ``before`` and ``held``.
+        before, after: the past that is read and the one that is written, by the names of inputs; one and the
+            same where the graph works in place.
+        capacity: entries that the past has room for; 0 where it does not grow.
+        held: what else the runtime reads where it lies.
+
+    Attributes:
+        back: the run from ``after`` into ``before``, once there is one.
     """
 
     def __init__(
         self,
         run: Callable[[], None],
-        inputs: Mapping[str, Array],
-        outputs: Mapping[str, Array],
-        capacity: int,
+        inputs: dict[str, Array],
+        best: Best,
+        *,
+        before: dict[str, Array],
+        after: dict[str, Array],
+        capacity: int = 0,
+        held: Mapping[str, Array] | None = None,
     ) -> None:
         self.capacity = capacity
-        self.outputs = outputs
+        self.inputs = inputs
+        self.best = best
+        self.before = before
+        self.after = after
+        self.back: Bound | None = self if before is after else None
         self._run = run
-        self._inputs = inputs
+        self._held = held
 
-    def __call__(self, **inputs: Array) -> None:
-        for name, array in inputs.items():
-            self._inputs[name][...] = array
+    def __call__(self, ids: Array, lengths: Array) -> None:
+        """Feed one token ``[rows]`` to each row."""
+        self.inputs["ids"][:, 0] = ids
+        if "lengths" in self.inputs:
+            self.inputs["lengths"][...] = lengths
         self._run()
 
 
@@ -62,7 +86,7 @@ class State:
         past, memory: by the names of the graph's inputs.
         source_counts: tokens of each row's source.
         sources: a number for each row's source; rows with the same number read the same memory.
-        bound: the run that steps these very arrays in place, once there is one.
+        bound: a run that reads these very arrays or has written them, once there is one.
     """
 
     lengths: NDArray[np.int32]
@@ -95,19 +119,23 @@ class Layout:
         }
         self.growing = [spec.name for spec in past if spec.place("past") is not None]
         self.fixed = [spec.name for spec in past if spec.place("capacity") is not None]
+        #: Whether the state is as large after a step as before it, so that it can be bound.
+        self.steady = bool(past) and not self.growing
 
     def select(self, state: State, rows: NDArray[np.int64]) -> State:
-        """The state of `rows` in that order. A past of fixed capacity may be reordered where it lies."""
+        """The state of `rows` in that order. What is of fixed capacity or bound is reordered in place."""
         lengths = state.lengths[rows]
         longest = int(lengths.max(initial=0))
         sources = state.sources if state.sources is None else state.sources[rows]
         counts = None if state.source_counts is None else state.source_counts[rows]
         past = {
-            name: reordered(array, rows, self._axes[name], longest)
-            if name in self.fixed
+            name: reordered(array, rows, self._axes.get(name), longest)
+            if name in self.fixed or state.bound is not None
             else self._cut(name, array, longest)[rows]
             for name, array in state.past.items()
         }
+        if state.bound is not None and len(rows) == len(state):
+            past = state.past  # reordered where it lies, and still the dictionary that the run goes by
         bound = None
         if sources is None or state.sources is None or np.array_equal(sources, state.sources):
             memory = state.memory  # beams changed places, each within the rows of its own sentence
@@ -191,8 +219,8 @@ def room(tokens: int, most: int) -> int:
     return min(wanted, most) if most else wanted
 
 
-def reordered(array: Array, rows: NDArray[np.int64], axis: int, longest: int) -> Array:
-    """`array[rows]`, of which the first `longest` entries of an axis count.
+def reordered(array: Array, rows: NDArray[np.int64], axis: int | None, longest: int) -> Array:
+    """`array[rows]`, of which the first `longest` entries of an axis count (None = all there is).
 
     Where as many rows stay, only those that move are copied, and in place: reordering the beams of a large
     batch would otherwise copy everything that it remembers, at every step.
@@ -201,6 +229,6 @@ def reordered(array: Array, rows: NDArray[np.int64], axis: int, longest: int) ->
         return array[rows]
     moved = np.flatnonzero(rows != np.arange(len(rows)))
     if len(moved):
-        used = (slice(None),) * (axis - 1) + (slice(longest),)
+        used = () if axis is None else (slice(None),) * (axis - 1) + (slice(longest),)
         array[(moved, *used)] = array[(rows[moved], *used)]
     return array

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.state import Array, Bound, Layout, State, TensorSpec, room
+from bundle.state import Array, Best, Bound, Layout, State, TensorSpec, room
 
 __all__ = ["Array", "Best", "Graph", "Prompt", "Scores", "State", "Stepper", "TensorSpec"]
 
@@ -52,13 +52,6 @@ class Prompt:
 
     ids: tuple[int, ...]
     source: tuple[int, ...] = ()
-
-
-class Best(NamedTuple):
-    """The k likeliest next tokens of each row, likeliest first: log-probabilities and ids ``[rows, k]``."""
-
-    scores: NDArray[np.float32]
-    ids: NDArray[np.int64]
 
 
 class Scores(NamedTuple):
@@ -160,7 +153,7 @@ class Stepper:
 
     def advance(self, state: State, ids: NDArray[np.int64], *, logits: bool) -> tuple[Scores, State]:
         """:meth:`step`, with the logits only where they are wanted or where there is nothing else."""
-        if self.best and not logits and self._layout.fixed:
+        if self.best and not logits and self._layout.steady:
             return self._step_in_place(state, ids)
         return self._run(state, ids[:, None], np.ones(len(ids), np.int32), logits=logits)
 
@@ -288,43 +281,64 @@ class Stepper:
         return found, State(lengths, past, state.memory, state.source_counts, state.sources)
 
     def _step_in_place(self, state: State, ids: NDArray[np.int64]) -> tuple[Scores, State]:
-        """A step whose past stays where it lies, and which gives the best tokens alone."""
-        needed = int(state.lengths.max()) + 1
-        bound, past = state.bound, state.past
-        if bound is None or bound.capacity < needed:
-            past = self._layout.enlarge(past, needed, self.capacity)
-            bound = self._bind(state, past)
+        """A step over arrays that the runtime knows already, which gives the best tokens alone."""
+        bound = self._bound(state)
         if bound is None:
             return self._run(state, ids[:, None], np.ones(len(ids), np.int32), logits=False)
-        bound(ids=ids[:, None], lengths=state.lengths)
-        best = Best(bound.outputs["best.scores"][:, 0], bound.outputs["best.ids"][:, 0])
-        return Scores(None, best), State(
-            state.lengths + 1, past, state.memory, state.source_counts, state.sources, bound
+        bound(ids, state.lengths)
+        return Scores(None, bound.best), State(
+            state.lengths + 1, bound.after, state.memory, state.source_counts, state.sources, bound
         )
 
-    def _bind(self, state: State, past: Mapping[str, Array]) -> Bound | None:
+    def _bound(self, state: State) -> Bound | None:
+        """The run that steps a state: the one that it was stepped by before, or that one's way back."""
+        needed = int(state.lengths.max()) + 1 if self._layout.fixed else 0
+        bound = state.bound
+        if bound is None or bound.capacity < needed:
+            return self._bind(state, self._layout.enlarge(state.past, needed, self.capacity))
+        if bound.before is state.past:
+            return bound
+        if bound.back is None:
+            bound.back = self._bind(state, state.past, bound)
+            if bound.back is not None:
+                bound.back.back = bound
+        return bound.back
+
+    def _bind(self, state: State, past: dict[str, Array], turned: Bound | None = None) -> Bound | None:
+        """A run from `past`: into itself where the graph writes in place, else into arrays of its own or,
+        `turned`, those that another run reads."""
         if not isinstance(self._graph, InPlaceGraph):
             return None
         rows = len(state)
-        small: dict[str, Array] = {
-            "ids": np.zeros((rows, 1), np.int64),
-            "counts": np.ones(rows, np.int32),
-            "lengths": np.zeros(rows, np.int32),
-            "picks": np.zeros((rows, 1), np.int64),
-        }
-        if state.source_counts is not None:
-            small["source_counts"] = state.source_counts
-        small = {name: array for name, array in small.items() if name in self._graph.inputs}
-        outputs: dict[str, Array] = {
-            "best.scores": np.zeros((rows, 1, self.best), np.float32),
-            "best.ids": np.zeros((rows, 1, self.best), np.int64),
-        }
-        # select and join may have left views
-        feeds = {name: np.ascontiguousarray(array) for name, array in {**past, **state.memory}.items()}
-        written = {self._present[name]: feeds[name] for name in self._layout.fixed}
-        run = self._graph.bind({**small, **feeds}, {**outputs, **written})
-        if run is None or any(feeds[name] is not past[name] for name in past):
+        small: dict[str, Array]
+        if turned is not None:
+            small, best, after = turned.inputs, turned.best, turned.before
+        else:
+            small = {
+                "ids": np.zeros((rows, 1), np.int64),
+                "counts": np.ones(rows, np.int32),
+                "lengths": np.zeros(rows, np.int32),
+                "picks": np.zeros((rows, 1), np.int64),
+            }
+            if state.source_counts is not None:
+                small["source_counts"] = state.source_counts
+            small = {name: array for name, array in small.items() if name in self._graph.inputs}
+            best = Best(np.zeros((rows, self.best), np.float32), np.zeros((rows, self.best), np.int64))
+            # select and join may have left views
+            past = {name: np.ascontiguousarray(array) for name, array in past.items()}
+            # in place only where the contract says so: a recurrent graph may read what it has written
+            fixed = self._layout.fixed
+            after = past
+            if len(fixed) < len(past):
+                after = {n: past[n] if n in fixed else np.empty_like(past[n]) for n in past}
+        memory = {name: np.ascontiguousarray(array) for name, array in state.memory.items()}
+        written = {self._present[name]: array for name, array in after.items()}
+        named: dict[str, Array] = {"best.scores": best.scores[:, None], "best.ids": best.ids[:, None]}
+        run = self._graph.bind({**small, **past, **memory}, {**named, **written})
+        if run is None:
             return None
-        capacity = min(past[name].shape[self._layout.axis(name)] for name in self._layout.fixed)
+        lengths = [past[name].shape[self._layout.axis(name)] for name in self._layout.fixed]
         # the runtime reads the memory where it lies for as long as the state lives
-        return Bound(run, {**small, **feeds}, outputs, capacity)
+        return Bound(
+            run, small, best, before=past, after=after, capacity=min(lengths, default=0), held=memory
+        )

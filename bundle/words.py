@@ -9,6 +9,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from bundle.known import KnownTokens
+from bundle.lexicon import Lexicon, in_word, is_number
 from bundle.tokenizer import Tokenizer
 
 Mask = NDArray[np.bool_]
@@ -48,15 +50,14 @@ def whole_words(text: str) -> str:
     return text[:end].rstrip()
 
 
-def in_word(character: str) -> bool:
-    """Whether a character may stand inside a word."""
-    return character.isalnum() or character in "_'’-"
-
-
 class WordTable:
-    """The tokens of a vocabulary by their bytes: which go on from given letters, which end a word."""
+    """The tokens of a vocabulary by their bytes: which go on from given letters, which end a word.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    Args:
+        lexicon: the known words; None = any letters are one.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, lexicon: Lexicon | None = None) -> None:
         self.tokenizer = tokenizer
         surfaces = [tokenizer.surface(id) for id in range(tokenizer.size)]
         self.surfaces = surfaces
@@ -75,6 +76,7 @@ class WordTable:
         if tokenizer.special.eos is not None:
             self.unfinished[tokenizer.special.eos] = False
         self.continuing = lru_cache(maxsize=256)(self._continuing)
+        self.known = None if lexicon is None else KnownTokens(lexicon, surfaces)
 
     def split(self, prompt: str) -> tuple[str, str]:
         """``prompt`` (normalised) as what stays and what is generated anew: the word being typed.
@@ -93,6 +95,13 @@ class WordTable:
         if start and prompt[start - 1] == " ":
             start -= 1
         return prompt[:start], prompt[start:]
+
+    def knows(self, typed: str) -> bool:
+        """Whether a known word goes on from the letters typed, or there is no telling."""
+        if self.known is None:
+            return True
+        run, free = _free(typed)
+        return is_number(run) or bool(self.known.lexicon.rests(run, free))
 
     def _continuing(self, letters: bytes, every: bool) -> Mask:
         """Tokens that begin with ``letters``, or that are a beginning of them.
@@ -126,6 +135,8 @@ class WordTable:
 class WordRule:
     """What one request may generate: the typed letters first, then whole words up to a number.
 
+    Where the table has a lexicon, every word is a known one, save where the typed letters begin none.
+
     Args:
         typed: what is generated anew.
         words: how many words to append; the rest of the typed one counts where there is any.
@@ -138,23 +149,50 @@ class WordRule:
         self._table = table
         self._bytes = typed.encode()
         self._every = every
+        self._known = table.known if table.knows(typed) else None
+        self._free = _free(typed)[1]
 
     def allow(self, ids: Sequence[int]) -> Mask:
-        """Tokens that keep to the typed letters, spell whole characters, and append something."""
+        """Tokens that keep to the typed letters, whole characters and known words, and append something."""
         made = self._made(ids)
-        if len(made) < len(self._bytes):
-            return self._table.continuing(self._bytes[len(made) :], self._every)
         text, whole = _decode(made[len(self._bytes) :])
-        if not whole:
-            return self._table.inside
-        return self._table.outside if text and not text.isspace() else self._table.unfinished
+        if len(made) < len(self._bytes):
+            mask = self._table.continuing(self._bytes[len(made) :], self._every)
+        elif not whole:
+            mask = self._table.inside
+        else:
+            mask = self._table.outside if text and not text.isspace() else self._table.unfinished
+        if self._known is None:
+            return mask
+        run, free = self._run(made)
+        if len(run) < free:
+            return self._into_free(mask, made, free)
+        # a list of words is a list of words, and of nothing that stands before them
+        kept: Mask = mask & self._known.after(run, free, words=self._every and not count_words(text))
+        eos = self._table.tokenizer.special.eos
+        if eos is not None and mask[eos]:
+            kept[eos] = self._known.complete(run, free)
+        return kept
+
+    def _into_free(self, mask: Mask, made: bytes, free: int) -> Mask:
+        """Of the tokens that keep to the typed letters those that stay in what is not judged of them, or lead
+        out of it into a known word."""
+        assert self._known is not None
+        kept = np.zeros_like(mask)
+        for id in np.flatnonzero(mask):
+            run = _last_run(made + self._table.surfaces[id])
+            kept[id] = len(run) < free or bool(self._known.lexicon.rests(run, free))
+        return kept
 
     def closing(self, ids: Sequence[int]) -> Mask | None:
         """Tokens that end the last of the words; None before it."""
-        text, whole = _decode(self._made(ids)[len(self._bytes) :])
-        if whole and count_words(text) >= self.words:
-            return self._table.closing
-        return None
+        made = self._made(ids)
+        text, whole = _decode(made[len(self._bytes) :])
+        if not whole or count_words(text) < self.words:
+            return None
+        if self._known is not None and not self._known.complete(*self._run(made)):
+            return None
+        return self._table.closing
 
     def stop(self, ids: Sequence[int]) -> bool:
         """Whether the words are there without asking the model how the last one ends."""
@@ -162,9 +200,33 @@ class WordRule:
             return False
         return count_words(self._made(ids)[len(self._bytes) :].decode()) >= self.words
 
+    def text(self, ids: Sequence[int]) -> bytes:
+        """What is appended, whatever tokens it is spelt in."""
+        return self._made(ids)[len(self._bytes) :]
+
     def _made(self, ids: Sequence[int]) -> bytes:
         surfaces = self._table.surfaces
         return b"".join([surfaces[id] for id in ids])
+
+    def _run(self, made: bytes) -> tuple[bytes, int]:
+        """The word that ``made`` ends in, and how many of its first bytes are not judged."""
+        run = _last_run(made)
+        return run, self._free if len(made) - len(run) <= len(self._bytes) - len(self._bytes.lstrip()) else 0
+
+
+def _last_run(made: bytes) -> bytes:
+    """The characters of a word, the last perhaps unfinished, that ``made`` ends in."""
+    text = made.decode(errors="surrogateescape")
+    start = len(text)
+    while start and (in_word(text[start - 1]) or "\udc80" <= text[start - 1] <= "\udcff"):
+        start -= 1
+    return text[start:].encode(errors="surrogateescape")
+
+
+def _free(typed: str) -> tuple[bytes, int]:
+    """The word of ``typed``, and how many of its bytes end with its last hyphen or apostrophe."""
+    run = typed.strip()
+    return run.encode(), len(run[: max(run.rfind("-"), run.rfind("'")) + 1].encode())
 
 
 def _decode(raw: bytes) -> tuple[str, bool]:

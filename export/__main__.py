@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         "--form",
         choices=("plain", "fast"),
         default="plain",
-        help="of a Transformer's graphs: operators of ONNX alone, or laid out for onnxruntime on CPUs",
+        help="of the graphs: operators of ONNX alone, or laid out for onnxruntime on CPUs",
     )
     parser.add_argument("--force", action="store_true", help="replace a bundle of that name")
     parser.add_argument("--name", default="", help="name the bundle answers to (its folder's)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import onnx
 from msgspec import UNSET
 
 from bundle.errors import InvalidRequest
+from bundle.lexicon import LEXICON, Lexicon
 from bundle.load import open_bundle
 from bundle.manifest import GRAPHS, TOKENIZER, Check, Manifest, Precision
 from bundle.session import Session
@@ -122,6 +124,9 @@ def export_run(
         )
         if recipe.kind == "vectors":
             write_neighbours(folder, tokenizer, width=neighbours)
+        if recipe.kind == "language" and (run / LEXICON).exists():
+            Lexicon.load(run / LEXICON)
+            shutil.copyfile(run / LEXICON, folder / LEXICON)
         manifest = pack.finished(manifest, folder)
         checks = candidate.verify(folder, manifest)
         require(checks)

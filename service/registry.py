@@ -116,6 +116,14 @@ class Registry:
             raise invalid("level", f"no model of {lang} completes by {level}; there is {have}")
         return (wanted or found)[0]
 
+    def speller_for(self, model: Language) -> Language | None:
+        """A model of characters of the same language, where there is one."""
+        codes = set(model.manifest.languages)
+        return next(
+            (m for m in self.languages if m.manifest.level == "char" and codes & set(m.manifest.languages)),
+            None,
+        )
+
     def completion_languages(self) -> list[str]:
         """The languages that can be completed, in their order."""
         return sorted({code for m in self.languages for code in m.manifest.languages}, key=self._rank)

@@ -80,7 +80,7 @@ class CompleteRequest(Struct, forbid_unknown_fields=True):
     prompt: str
     level: Annotated[
         Literal["char", "word"],
-        Meta(description="`word` completes the word being typed, then appends whole words"),
+        Meta(description="`word` completes the word being typed, then appends whole words; known ones only"),
     ] | None = None  # fmt: skip
     lang: Lang | None = None
     model: Name | None = None
@@ -108,10 +108,12 @@ class Choice(Struct, omit_defaults=True):
 
 
 class CompleteAnswer(Struct):
-    """Best, or first drawn, first."""
+    """Best, or first drawn, first. `known` is there, and false, where level is `word` and no known word
+    begins with the letters typed: then a model of characters, where there is one, goes on (see `model`)."""
 
     completions: msgspec.Raw
     model: ModelName
+    known: bool | UnsetType = UNSET
 
 
 class TokenEvent(Struct):

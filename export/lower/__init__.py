@@ -9,7 +9,7 @@ import onnx
 
 from bundle.manifest import Precision
 from bundle.stepper import TensorSpec
-from export.lower import fast, recurrent, transformer
+from export.lower import fast, fast_recurrent, recurrent, transformer
 from export.lower.builder import OPSET, GraphBuilder
 from training.models import Model
 from training.models.recurrent import RecurrentLanguage, RecurrentTranslator
@@ -18,7 +18,8 @@ from training.models.transformer import TransformerLanguage, TransformerTranslat
 __all__ = ["OPSET", "Border", "Form", "borders", "lower"]
 
 Form = Literal["plain", "fast"]
-"""`plain`: operators of ONNX alone. `fast`: laid out for onnxruntime on CPUs, Transformers only."""
+"""`plain`: operators of ONNX alone. `fast`: laid out for onnxruntime on CPUs, all models but
+recurrent translators."""
 
 Border = tuple[dict[str, TensorSpec], dict[str, TensorSpec]]
 """Inputs and outputs."""
@@ -44,6 +45,8 @@ def borders(model: Model, form: Form = "plain") -> dict[str, Border]:
     gives."""
     translates = isinstance(model, RecurrentTranslator | TransformerTranslator)
     name = "decoder.onnx" if translates else "model.onnx"
+    if form == "fast" and isinstance(model, RecurrentLanguage):
+        return {name: fast_recurrent.border(model)}
     if form == "fast":
         assert isinstance(model, TransformerLanguage | TransformerTranslator)
         found = {name: fast.border(model)}
@@ -65,8 +68,10 @@ def _builders(model: Model, precision: Precision, form: Form) -> dict[str, Graph
                 "encoder.onnx": fast.encoder(model, precision),
                 "decoder.onnx": fast.decoder(model, precision),
             }
+        case RecurrentLanguage() if form == "fast":
+            return {"model.onnx": fast_recurrent.language(model, precision)}
         case _ if form == "fast":
-            raise ValueError("only Transformers have a fast form; a recurrent model is exported as plain")
+            raise ValueError("a recurrent translator has no fast form; export it as plain")
         case RecurrentLanguage():
             return {"model.onnx": recurrent.language(model, precision)}
         case TransformerLanguage():

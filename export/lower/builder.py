@@ -1,6 +1,6 @@
 """A graph under construction: nodes named by path, weights stored once and in one precision."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -19,6 +19,11 @@ OPSET: Final = 20
 IR_VERSION: Final = 9
 _MIDDLE: Final = 128
 """What stands for nought in uint8: kernels multiply bytes without sign by bytes with one."""
+_STEP: Final = 1 / 127
+"""What one unit of a byte is worth where numbers are known to lie between -1 and 1."""
+
+Body = Callable[[str, list[str]], tuple[list[str], list[str]]]
+"""Of a loop: from the number of the round and what is carried to what is carried on and what is collected."""
 
 _TYPES: Final = {"int64": TensorProto.INT64, "int32": TensorProto.INT32, "float32": TensorProto.FLOAT}
 
@@ -45,8 +50,10 @@ class GraphBuilder:
         self.precision = precision
         self._whole = whole and precision == "int8"
         self._rounded: dict[str, tuple[str, str]] = {}
+        self._bounded_rows: dict[str, str] = {}
         self._name, self._inputs, self._outputs = name, inputs, outputs
         self._nodes: list[onnx.NodeProto] = []
+        self._outside = self._nodes
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._weights: dict[str, str] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
@@ -74,6 +81,41 @@ class GraphBuilder:
     def node(self, op: str, *inputs: str, **attributes: Any) -> str:
         """Append a node with one output and return its name."""
         return self.nodes(op, *inputs, outputs=1, **attributes)[0]
+
+    def loop(self, rounds: str, carried: Sequence[str], build: Body) -> tuple[list[str], list[str]]:
+        """A Loop over float32 values; none of its nodes runs where there are no rounds.
+
+        Weights are restored outside of it, once.
+
+        Args:
+            rounds: int64 [1].
+            carried: what the first round starts from, [batch, n] each.
+
+        Returns:
+            What the last round carried on, and what all of them collected, with an axis of rounds in front.
+        """
+        self._counter += 1
+        label = "/".join([*self._path, f"Loop_{self._counter}"])
+        number, going = f"{label}.number", f"{label}.going"
+        starts = [f"{label}.start.{place}" for place in range(len(carried))]
+        self._nodes = []
+        ends, collected = build(number, starts)
+        ends = [self.node("Identity", end) for end in ends]
+        collected = [self.node("Identity", each) for each in collected]
+        goes_on = self.node("Identity", going)
+        counter = helper.make_tensor_value_info(number, TensorProto.INT64, [])
+        body = helper.make_graph(
+            self._nodes,
+            f"{label}.body",
+            [counter, _flag(going), *(_floats(name) for name in starts)],
+            [_flag(goes_on), *(_floats(name) for name in (*ends, *collected))],
+        )
+        self._nodes = self._outside
+        outputs = len(ends) + len(collected)
+        found = self.nodes(
+            "Loop", self.node("Squeeze", rounds), "", *carried, outputs=max(outputs, 2), body=body
+        )
+        return found[: len(ends)], found[len(ends) :]
 
     def constant(self, value: Any, dtype: type[np.generic]) -> str:
         """A small constant; equal constants are one."""
@@ -128,6 +170,23 @@ class GraphBuilder:
             return self.node("MatMul", x, self.matrix(name, weight))
         self._keep(name, _numpy(weight), transposed=True)
         return self._whole_product(x, name, f"{name}.scale")
+
+    def bounded_product(
+        self, name: str, weight: torch.Tensor, x: str, bias: torch.Tensor | None = None
+    ) -> str:
+        """x W' + bias over the last axis, for x that lies between -1 and 1: its scale needs no looking."""
+        if self._multiplies_whole(weight):
+            self._keep(name, _numpy(weight), transposed=True)
+            return self._bounded(x, name, f"{name}.scale", self._bias(name, bias))
+        y = self.node("MatMul", x, self.matrix(name, weight))
+        return y if bias is None else self.node("Add", y, self._bias(name, bias))
+
+    def bounded_tied_product(self, name: str, weight: torch.Tensor, x: str) -> str:
+        """`tied_product` for x that lies between -1 and 1."""
+        if not self._multiplies_whole(weight):
+            return self.tied_product(name, weight, x)
+        self._keep(name, _numpy(weight), transposed=False)
+        return self._bounded(x, self.node("Transpose", name, perm=[1, 0]), f"{name}.scale", "")
 
     def tied_product(self, name: str, weight: torch.Tensor, x: str) -> str:
         """x W' for a table [rows, in] that is looked up too; it is stored once."""
@@ -208,14 +267,29 @@ class GraphBuilder:
             self._rounded[x] = self.node("QuantizeLinear", scaled, one, middle), scale
         return self._rounded[x]
 
+    def _bounded(self, x: str, values: str, scales: str, bias: str) -> str:
+        """The product of rows of whole numbers whose scale is the same in every row and known beforehand."""
+        step, middle = self.constant(_STEP, np.float32), self.constant(_MIDDLE, np.uint8)
+        if x not in self._bounded_rows:
+            self._bounded_rows[x] = self.node("QuantizeLinear", x, step, middle)
+        inputs = (self._bounded_rows[x], values, step, scales, middle, "", bias)
+        return self.node("MatMulIntegerToFloat", *inputs[: 7 if bias else 5], domain="com.microsoft")
+
+    def _bias(self, name: str, bias: torch.Tensor | None) -> str:
+        return "" if bias is None else self.vector(f"{name}.bias", bias)
+
     def _restored(self, name: str, weight: NDArray[np.float32], transposed: bool) -> str:
         """The float32 value of a matrix (rows = channels), or of its transpose."""
         kept = self._keep(name, weight, transposed)
         if kept == "fp32":
             return name
-        if kept == "fp16":
-            return self.node("Cast", name, to=TensorProto.FLOAT)
-        return self.node("DequantizeLinear", name, f"{name}.scale", axis=1 if transposed else 0)
+        inside, self._nodes = self._nodes, self._outside
+        try:
+            if kept == "fp16":
+                return self.node("Cast", name, to=TensorProto.FLOAT)
+            return self.node("DequantizeLinear", name, f"{name}.scale", axis=1 if transposed else 0)
+        finally:
+            self._nodes = inside
 
     def _keep(self, name: str, weight: NDArray[np.float32], transposed: bool) -> Precision:
         """Store a matrix (rows = channels) or its transpose, once, and say how."""
@@ -233,7 +307,7 @@ class GraphBuilder:
     def _store(self, name: str, array: NDArray[Any]) -> str:
         if name in self._initializers:
             raise ValueError(f"{name} is stored twice")
-        self._initializers[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+        self._initializers[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
         return name
 
 
@@ -248,3 +322,11 @@ def _numpy(weight: torch.Tensor) -> NDArray[np.float32]:
 
 def _infos(specs: Sequence[TensorSpec] | Any) -> list[onnx.ValueInfoProto]:
     return [helper.make_tensor_value_info(s.name, _TYPES[s.dtype], list(s.axes)) for s in specs]
+
+
+def _flag(name: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.BOOL, [])
+
+
+def _floats(name: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, None])

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from litestar import get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
+from msgspec import UNSET
 
 from bundle.language import Completion, CompletionOptions, Language
-from service.answers import Question, Stream
+from service.answers import Question
 from service.errors import from_exception
 from service.house import House
 from service.parsing import AnyRequest, check_text, is_fresh, read_json, read_query
@@ -20,6 +21,7 @@ from service.problems import details
 from service.responses import EventStream, Json, event
 from service.routes import decoded, described, encoder, name_of
 from service.schemas import Choice, CompleteAnswer, CompleteRequest, TokenEvent
+from service.stream import Stream
 from service.trace import Trace, trace_of
 
 logger = logging.getLogger("voisin")
@@ -58,6 +60,7 @@ def question(
         encode=encode,
         job=lambda: model.job(prompt, options),
         cacheable=wishes.seed is not None,
+        size=len(prompt),
     )
 
 
@@ -72,11 +75,30 @@ def choose(house: House, asked: CompleteRequest) -> Language:
     return house.registry.language_for(lang, asked.level)
 
 
-def ask(house: House, asked: CompleteRequest) -> tuple[Language, Question]:
-    """The model and the question to it, checked, with every default filled in."""
+class Asked(NamedTuple):
+    """A request understood: the model that answers, the question to it, and whether known words begin with
+    the letters typed."""
+
+    model: Language
+    question: Question
+    known: bool
+
+
+def ask(house: House, asked: CompleteRequest) -> Asked:
+    """The model and the question to it, checked, with every default filled in.
+
+    Letters that no known word begins with are gone on from by a model of characters, where there is one.
+    """
     check_text("prompt", asked.prompt, house.settings.text_chars)
-    model = choose(house, asked)
+    model, prompt = choose(house, asked), asked.prompt
     level = asked.level or ("char" if model.manifest.level == "char" else "word")
+    known = level != "word" or model.knows(prompt)
+    speller = None if known or asked.model is not None else house.registry.speller_for(model)
+    if speller is not None:
+        model.read(prompt)  # what is too long for one model is too long
+        tail = speller.tail(prompt)
+        if tail is not None:
+            model, prompt = speller, tail
     stop = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop)
     options = CompletionOptions(
         level,
@@ -89,24 +111,25 @@ def ask(house: House, asked: CompleteRequest) -> tuple[Language, Question]:
         asked.seed,
         stop,
     )
-    return model, question(model, asked.prompt, options)
+    return Asked(model, question(model, prompt, options), known)
 
 
-def _body(model: Language, choices: bytes) -> CompleteAnswer:
-    return CompleteAnswer(msgspec.Raw(choices), name_of(model.manifest))
+def _body(asked: Asked, choices: bytes) -> CompleteAnswer:
+    known = UNSET if asked.known else False
+    return CompleteAnswer(msgspec.Raw(choices), name_of(asked.model.manifest), known)
 
 
-async def frames(model: Language, stream: Stream, trace: Trace) -> AsyncIterator[bytes]:
+async def frames(asked: Asked, stream: Stream, trace: Trace) -> AsyncIterator[bytes]:
     """`token` events, then always one more: `done` with the whole answer, or `error` with a problem."""
     try:
-        async for piece in stream.pieces():
-            yield event("token", TokenEvent(piece.choice, piece.text))
+        async for pieces in stream.batches():
+            yield b"".join(event("token", TokenEvent(piece.choice, piece.text)) for piece in pieces)
         choices = stream.whole()
         if stream.cached is not None:
             for number, choice in enumerate(msgspec.json.decode(choices, type=list[Choice])):
                 if choice.text:
                     yield event("token", TokenEvent(number, choice.text))
-        yield event("done", _body(model, choices))
+        yield event("done", _body(asked, choices))
     except Exception as error:
         problem = from_exception(error)
         trace.outcome = problem.outcome or "error"
@@ -119,15 +142,15 @@ def routes(house: House) -> list[HTTPRouteHandler]:
     """GET and POST /complete."""
 
     async def answer(request: AnyRequest, asked: CompleteRequest) -> ASGIApp:
-        model, question = ask(house, asked)
+        understood = ask(house, asked)
         trace = trace_of(request.scope)
-        trace.revision = model.manifest.revision
+        trace.revision = understood.model.manifest.revision
         fresh = is_fresh(request)
         if asked.stream:
-            stream = await house.answers.stream(question, fresh=fresh, trace=trace)
-            return EventStream(frames(model, stream, trace), stream.close)
-        [choices] = await decoded(house, request, [question])
-        return Json(_body(model, choices))
+            stream = await house.answers.stream(understood.question, fresh=fresh, trace=trace)
+            return EventStream(frames(understood, stream, trace), stream.close)
+        [choices] = await decoded(house, request, [understood.question])
+        return Json(_body(understood, choices))
 
     @get(
         "/complete",

@@ -17,7 +17,6 @@ from bundle.manifest import read_manifest
 from bundle.session import Session
 from bundle.stepper import Prompt, Stepper
 from bundle.translator import TranslationOptions, Translator
-from export import ExportError
 from export.lower import Form, lower
 from export.lower.fast import BEST
 from export.pack import write_graphs
@@ -199,9 +198,3 @@ def test_a_fast_bundle_opens_and_answers(
         for beam in (1, 4):
             options = TranslationOptions(beam=beam)
             assert fast.translate("the sea", options).text == plain.translate("the sea", options).text
-
-
-def test_a_recurrent_model_has_no_fast_form(make_run: MakeRun, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="only Transformers have a fast form"):
-        export_run(make_run("language", "lstm"), tmp_path / "fast", form="fast")
-    assert not (tmp_path / "fast").exists()
