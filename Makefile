@@ -4,11 +4,12 @@ PYTHON ?= python3
 PORT ?= 8000
 HOST ?= 127.0.0.1
 DEV := .venv-dev/bin
+WORKERS ?= 2
 TARGET ?= service
 RUNTIME ?= cpu
 TAG ?= voisin$(if $(filter training,$(TARGET)),-training):0.1.0$(if $(filter gpu,$(RUNTIME)),-gpu)
 
-.PHONY: help serve setup test fuzz test-faults fuzz-loaders audit check format bench ablations train-toy image check-deploy test-image constraints clean
+.PHONY: help serve setup test fuzz fuzz-requests fuzz-loaders test-faults audit check format bench ablations train-toy image check-deploy test-image constraints clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -18,17 +19,19 @@ serve: .venv/.ready ## set up and serve models/ on 127.0.0.1:8000 (PORT=, HOST=,
 
 setup: .venv-dev/.ready ## the environment that trains, exports and tests
 
-test: .venv-dev/.ready ## every test; what was skipped is printed with its reason
-	$(DEV)/python -m pytest
+test: .venv-dev/.ready ## every test, files side by side (WORKERS=2); what was skipped is printed with its reason
+	$(DEV)/python -m pytest -n $(WORKERS) --dist loadfile
 
-fuzz: .venv-dev/.ready ## requests made from /schema, FUZZ_REQUESTS of them (default 20000): no 5xx, every answer conforms
-	FUZZ_REQUESTS=$${FUZZ_REQUESTS:-20000} $(DEV)/python -m pytest tests/clients/test_schemathesis.py -s
+fuzz: fuzz-requests fuzz-loaders ## both fuzzers below, FUZZ_SECONDS each (default 900)
+
+fuzz-requests: .venv-dev/.ready ## requests made from /schema for FUZZ_SECONDS (default 900): no 5xx, every answer conforms
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-900} $(DEV)/python -m pytest tests/clients/test_schemathesis.py -s
 
 test-faults: .venv-dev/.ready ## every fault on real processes, the long ones too (minutes)
 	$(DEV)/python -m pytest tests/faults -m "faults_long or not faults_long"
 
-fuzz-loaders: .venv-dev/.ready ## mutated bundles for FUZZ_SECONDS each file (default 120)
-	VOISIN_FUZZ_SECONDS=$${FUZZ_SECONDS:-120} $(DEV)/python -m pytest tests/security/test_fuzz_loaders.py -s
+fuzz-loaders: .venv-dev/.ready ## mutated bundles for FUZZ_SECONDS (default 900), shared by their files
+	VOISIN_FUZZ_SECONDS=$${FUZZ_SECONDS:-900} $(DEV)/python -m pytest tests/security/test_fuzz_loaders.py -s
 
 audit: .venv-dev/.ready ## known holes in what constraints.txt pins; asks the vulnerability service of PyPI (network)
 	$(DEV)/pip install --quiet --disable-pip-version-check pip-audit

@@ -10,12 +10,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 import uvloop
 
+_CHUNKED = b"transfer-encoding: chunked"
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
+_END = 1000  # bytes of a stream that are kept
 PATIENCE = 30.0
 """Seconds that the last answers may take."""
 
@@ -27,11 +30,22 @@ class Load:
     requests: int
     seconds: float
     latencies: tuple[float, ...]
+    processor: float = 0.0
+    """Processor time of the server, in seconds, where its process was named."""
+    firsts: tuple[float, ...] = ()
+    """Of streams: seconds until the first piece of the body."""
+    ends: tuple[bytes, ...] = ()
+    """Of streams: the last bytes of the body."""
 
     @property
     def rate(self) -> float:
         """Requests per second."""
         return self.requests / self.seconds
+
+    @property
+    def processor_rate(self) -> float:
+        """Requests per second of the server's processor time."""
+        return self.requests / self.processor
 
     def percentile(self, q: float) -> float:
         """Latency in milliseconds under which q percent of the answers came."""
@@ -45,6 +59,15 @@ def request(path: str, *, host: str, headers: dict[str, str] | None = None) -> b
     return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
 
 
+def post(path: str, body: str, *, host: str, fresh: bool = True) -> bytes:
+    """The bytes of a keep-alive POST of JSON; a fresh answer is computed even where one is remembered."""
+    raw = body.encode()
+    lines = [f"POST {path} HTTP/1.1", f"Host: {host}", "Content-Type: application/json"]
+    lines += ["Cache-Control: no-cache"] * fresh
+    lines += [f"Content-Length: {len(raw)}"]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii") + raw
+
+
 class _Lane(asyncio.Protocol):
     """One connection: sends a request, awaits the whole answer, sends the next, until the deadline."""
 
@@ -52,6 +75,8 @@ class _Lane(asyncio.Protocol):
         self, requests: Sequence[bytes], first: int, deadline: float, done: asyncio.Future[None]
     ) -> None:
         self.latencies: list[float] = []
+        self.firsts: list[float] = []
+        self.ends: list[bytes] = []
         self._requests = requests
         self._at = first
         self._deadline = deadline
@@ -72,10 +97,20 @@ class _Lane(asyncio.Protocol):
             return
         if not self._seen.startswith(b"HTTP/1.1 200"):
             self._end(f"the server answered {self._seen.splitlines()[0].decode('latin-1')}")
-        elif len(self._seen) >= head + 4 + _length(self._seen[:head]):
-            self.latencies.append(time.perf_counter() - self._sent)
-            self._seen = b""
-            self._send()
+        elif _CHUNKED in self._seen[:head]:
+            now = time.perf_counter()
+            if len(self.firsts) == len(self.latencies) and len(self._seen) > head + 4:
+                self.firsts.append(now - self._sent)
+            if self._seen.endswith(_LAST_CHUNK):
+                self.ends.append(self._seen[-_END:])
+                self._next(now)
+        elif len(self._seen) >= head + 4 + length(self._seen[:head]):
+            self._next(time.perf_counter())
+
+    def _next(self, now: float) -> None:
+        self.latencies.append(now - self._sent)
+        self._seen = b""
+        self._send()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._failure is None:
@@ -100,7 +135,8 @@ class _Lane(asyncio.Protocol):
         self._transport.close()
 
 
-def _length(head: bytes) -> int:
+def length(head: bytes) -> int:
+    """Bytes of the body that follows a head."""
     start = head.lower().index(b"content-length:") + len(b"content-length:")
     return int(head[start:].split(b"\r", 1)[0])
 
@@ -117,13 +153,40 @@ async def _drive(host: str, port: int, requests: Sequence[bytes], concurrency: i
     await asyncio.wait_for(asyncio.gather(*ends), seconds + PATIENCE)
     elapsed = time.perf_counter() - started
     latencies = sorted(latency for lane in lanes for latency in lane.latencies)
-    return Load(requests=len(latencies), seconds=elapsed, latencies=tuple(latencies))
+    return Load(
+        requests=len(latencies),
+        seconds=elapsed,
+        latencies=tuple(latencies),
+        firsts=tuple(sorted(first for lane in lanes for first in lane.firsts)),
+        ends=tuple(end for lane in lanes for end in lane.ends),
+    )
 
 
-def drive(host: str, port: int, requests: Sequence[bytes], *, concurrency: int, seconds: float) -> Load:
+def drive(
+    host: str,
+    port: int,
+    requests: Sequence[bytes],
+    *,
+    concurrency: int,
+    seconds: float,
+    server: int | None = None,
+) -> Load:
     """Send `requests` round and round over `concurrency` connections for `seconds`.
+
+    Args:
+        server: process id of the server, whose processor time is then told too.
 
     Raises RuntimeError on any answer but 200.
     """
+    before = 0.0 if server is None else processor_seconds(server)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_drive(host, port, requests, concurrency, seconds))
+        load = runner.run(_drive(host, port, requests, concurrency, seconds))
+    return load if server is None else replace(load, processor=processor_seconds(server) - before)
+
+
+def processor_seconds(process: int) -> float:
+    """Processor time of another process, all threads together, to the nanosecond (Linux).
+
+    The number of its clock is made as clock_getcpuclockid(3) makes it.
+    """
+    return time.clock_gettime((~process << 3) | 2)

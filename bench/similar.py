@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,13 +15,17 @@ from bundle.load import open_bundle
 from bundle.manifest import MANIFEST
 from bundle.vectors import Vectors
 from export import ExportError
-from export.server import HOST, serve
+from export.server import HOST, Server, serve
 from tests.bundle.wordy import draw, make_words, spell
 
 PEER = "/ping"
 WORDS = 256
 LARGE, HIDDEN = 400_000, 100
+SETTLE = 3.0
+"""Seconds until a server has prepared the words that are asked for; it takes the most frequent ones first."""
 _FRESH = {"Cache-Control": "no-cache"}
+_QUIET = {"VOISIN_LOG_LEVEL": "warning"}
+_FORGETFUL = {"VOISIN_CACHE_ENTRIES": "16"}
 
 
 def measure(models: Path, *, rounds: int = 5, seconds: float = 1.5) -> list[Row]:
@@ -33,10 +38,13 @@ def measure(models: Path, *, rounds: int = 5, seconds: float = 1.5) -> list[Row]
 
 def beside_ping(models: Path, *, rounds: int, seconds: float) -> list[Row]:
     """`/ping`; `/similar` asked before; computed afresh (`no-cache`): ten neighbours, which a table of them
-    has, and eleven, which are scanned for."""
+    has, and eleven, which are scanned for; and, of a server that remembers 16 answers, asked for the first
+    time: computed and kept.
+    """
     name, words = vocabulary(models)
     paths = [f"/similar?word={quote(word)}&model={quote(name)}" for word in words]
-    with serve(models, {"VOISIN_LOG_LEVEL": "warning"}) as server:
+    found: list[Row] = []
+    with serve(models, _QUIET) as server, serve(models, _QUIET | _FORGETFUL) as forgetful:
         host = f"{HOST}:{server.port}"
         kinds = {
             PEER: [request("/ping", host=host)],
@@ -44,10 +52,12 @@ def beside_ping(models: Path, *, rounds: int, seconds: float) -> list[Row]:
             "/similar computed": [request(path, host=host, headers=_FRESH) for path in paths],
             "/similar scanned": [request(f"{path}&topn=11", host=host, headers=_FRESH) for path in paths],
         }
-        found: list[Row] = []
+        first = {PEER: kinds[PEER], "/similar first asked": kinds["/similar cached"]}
+        time.sleep(SETTLE)
         for connections in (1, 32):
-            found += compare(server.port, kinds, connections, peer=PEER, rounds=rounds, seconds=seconds)
-        return found
+            found += compare(server, kinds, connections, peer=PEER, rounds=rounds, seconds=seconds)
+            found += compare(forgetful, first, connections, peer=PEER, rounds=rounds, seconds=seconds)
+    return found
 
 
 def beside_gensim(*, rounds: int, seconds: float) -> list[Row]:
@@ -57,9 +67,7 @@ def beside_gensim(*, rounds: int, seconds: float) -> list[Row]:
         asked = 2.0 * LARGE * HIDDEN * (WORDS + 8)  # the table has the words that are asked for
         make_words(models / "words-en", spell(LARGE), draw(LARGE, HIDDEN), operations=asked)
         words = [quote(word) for word in spell(WORDS)]
-        with serve(
-            models, {"VOISIN_LOG_LEVEL": "warning"}, patience=300, module="bench.gensim_server"
-        ) as server:
+        with serve(models, _QUIET, patience=300, module="bench.gensim_server") as server:
             host = f"{HOST}:{server.port}"
             kinds = {
                 "gensim": [request(f"/gensim?word={word}", host=host) for word in words],
@@ -72,11 +80,11 @@ def beside_gensim(*, rounds: int, seconds: float) -> list[Row]:
                 ],
             }
             label = f"{LARGE:,} x {HIDDEN}: "
-            return compare(server.port, kinds, 4, peer="gensim", rounds=rounds, seconds=seconds, label=label)
+            return compare(server, kinds, 4, peer="gensim", rounds=rounds, seconds=seconds, label=label)
 
 
 def compare(
-    port: int,
+    server: Server,
     kinds: Mapping[str, Sequence[bytes]],
     connections: int,
     *,
@@ -85,19 +93,28 @@ def compare(
     seconds: float,
     label: str = "",
 ) -> list[Row]:
-    """Requests a second of each kind, and latencies, in turns."""
+    """Requests a second of each kind, by the clock and of the server's processor time; waits; in turns."""
     loads: dict[str, list[Load]] = {kind: [] for kind in kinds}
 
     def side(kind: str) -> float:
-        load = drive(HOST, port, kinds[kind], concurrency=connections, seconds=seconds)
+        load = drive(
+            HOST,
+            server.port,
+            kinds[kind],
+            concurrency=connections,
+            seconds=seconds,
+            server=server.process.pid,
+        )
         loads[kind].append(load)
         return load.rate
 
     sides: dict[str, Callable[[], float]] = {kind: partial(side, kind) for kind in kinds}
     question = f"{label}requests, {connections} connection{'s' * (connections > 1)}"
     found = rows(question, interleave(sides, rounds=rounds), unit="requests/s", peer=peer)
+    # the first load of each kind was the warm-up
+    rates = {kind: [load.processor_rate for load in some[1:]] for kind, some in loads.items()}
+    found += rows(f"{question}, server's processor", rates, unit="requests/s", peer=peer)
     for q in (50, 99):
-        # the first load of each kind was the warm-up
         waits = {kind: [load.percentile(q) for load in some[1:]] for kind, some in loads.items()}
         found += rows(f"{question}, p{q}", waits, unit="ms", peer=peer)
     return found

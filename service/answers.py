@@ -6,7 +6,7 @@ The question is below the dialects: `/complete` and any other route that asks th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -14,13 +14,17 @@ from typing import Any
 import msgspec
 
 from service.admission import Admission, Permit
+from service.backlog import Size
 from service.batcher import Batcher, worker_dead
 from service.cache import MemoryStore, cache_key
 from service.errors import Problem, deadline_exceeded, unavailable
 from service.metrics import Metrics
 from service.redis_store import RedisStore
+from service.stream import Stream
 from service.ticket import Delivery, Job, Ticket
 from service.trace import Trace
+
+_LONG = 1000  # characters that are read on the event loop, in about ten milliseconds
 
 
 @dataclass(slots=True)
@@ -39,6 +43,7 @@ class Question:
     encode: Callable[[Any], bytes]
     job: Callable[[], Job]
     cacheable: bool = True
+    size: int = 0  # characters to be read, as far as it is known
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,49 +69,11 @@ class _Departure:
     job: Job
     places: list[int] = field(default_factory=list)
 
-
-class Stream:
-    """An answer that is sent while it is made, or the replay of one that is there already.
-
-    Call `close` when nobody reads on: it stops the work.
-    """
-
-    def __init__(self, cached: bytes | None = None) -> None:
-        self.cached = cached
-        self.ticket: Ticket | None = None
-        self._queue: asyncio.Queue[list[Any] | None] = asyncio.Queue()
-
-    def put(self, pieces: list[Any] | None) -> None:
-        """More of the answer; None after the last."""
-        self._queue.put_nowait(pieces)
-
-    async def pieces(self) -> AsyncIterator[Any]:
-        """Pieces as the model makes them; none when the answer is cached.
-
-        Raises:
-            Problem: the answer came to no end, e.g. 504.
-        """
-        if self.ticket is None:
-            return
-        try:
-            # The worker keeps the deadline; the second more is for a worker that is stuck.
-            async with asyncio.timeout_at(self.ticket.deadline + 1.0):
-                while (pieces := await self._queue.get()) is not None:
-                    for piece in pieces:
-                        yield piece
-        except TimeoutError:
-            raise deadline_exceeded(self.ticket.allowed) from None
-
-    def whole(self) -> bytes:
-        """The encoded answer, once the pieces are through."""
-        if self.cached is not None:
-            return self.cached
-        assert self.ticket is not None
-        return self.ticket.result.result()
-
-    def close(self) -> None:
-        if self.ticket is not None and not self.ticket.result.done():
-            self.ticket.leave()
+    @property
+    def size(self) -> Size:
+        requests = self.job.requests
+        rows = sum(request.rows for request in requests)
+        return Size(self.job.cost, len(requests), rows, self.question.model)
 
 
 class Answers:
@@ -189,6 +156,22 @@ class Answers:
         trace.cache = "hit"
         return found
 
+    def check(self, questions: Sequence[Question], *, fresh: bool) -> None:
+        """Refuse at once what will be refused, before anything is prepared for it; not what Redis may know.
+
+        Raises:
+            Problem: 429 or 503.
+        """
+        if self._redis is not None and not fresh:
+            return
+        new = [question for question in questions if not self._joins(question, fresh)]
+        if new:
+            self._admission.check(new[0].task, dict.fromkeys(question.model for question in new))
+
+    def _joins(self, question: Question, fresh: bool) -> bool:
+        """Whether the question is under way; what must be fresh, or is left to chance, joins no flight."""
+        return question.cacheable and not fresh and question.key in self._flights
+
     # -- answers of decoders --------------------------------------------------------------------------------
 
     async def get(self, questions: Sequence[Question], *, fresh: bool, trace: Trace) -> list[bytes]:
@@ -206,7 +189,8 @@ class Answers:
         cacheable = all(question.cacheable for question in questions)
         trace.cache = "miss" if missing and cacheable else "hit" if cacheable else "bypass"
         if missing:
-            flights = self._board([questions[place] for place in missing], deadline, fresh=fresh)
+            some = [questions[place] for place in missing]
+            flights = self._board(some, await self._read(some, fresh), deadline, fresh=fresh)
             for place, value in zip(missing, await self._land(flights, deadline, trace), strict=True):
                 values[place] = value
         return [value for value in values if value is not None]
@@ -220,16 +204,33 @@ class Answers:
                 values[place] = value
         return values
 
-    def _board(self, questions: list[Question], deadline: float, *, fresh: bool) -> list[Flight]:
+    async def _read(self, questions: list[Question], fresh: bool) -> dict[int, Job]:
+        """The jobs of long texts, by place, made beside the event loop; none of short ones.
+
+        To cut and tokenise a text takes a hundredth of what translating it takes, which is much where others
+        wait for the loop, and little beside a change of threads where nobody has to wait long.
+        """
+        if sum(question.size for question in questions) <= _LONG:
+            return {}
+        new = {place: each for place, each in enumerate(questions) if not self._joins(each, fresh)}
+        if new:
+            self._admission.check(questions[0].task, dict.fromkeys(each.model for each in new.values()))
+        return await asyncio.to_thread(lambda: {place: each.job() for place, each in new.items()})
+
+    def _board(
+        self, questions: list[Question], jobs: dict[int, Job], deadline: float, *, fresh: bool
+    ) -> list[Flight]:
         """A flight for each question: one that is under way, or a new one.
 
         Nothing here waits, so no two requests can start the same flight, and a refusal is nobody else's.
         """
         flights: dict[int, Flight] = {}
         new: dict[object, _Departure] = {}
+        started = [question for question in questions if not self._joins(question, fresh)]
+        if started:  # no text is read of a request that will be refused
+            self._admission.check(started[0].task, dict.fromkeys(question.model for question in started))
         for place, question in enumerate(questions):
-            # what must be fresh, or is left to chance, joins no flight of others
-            flight = self._flights.get(question.key) if question.cacheable and not fresh else None
+            flight = self._flights[question.key] if self._joins(question, fresh) else None
             if flight is not None:
                 flight.ticket.deadline = max(flight.ticket.deadline, deadline)
                 self._metrics.cache_joined.inc()
@@ -237,7 +238,7 @@ class Answers:
                 continue
             key = question.key if question.cacheable else place
             if key not in new:
-                new[key] = _Departure(question, question.job())
+                new[key] = _Departure(question, jobs[place] if place in jobs else question.job())
             new[key].places.append(place)
         departures = list(new.values())
         permits = self._admit(departures)
@@ -252,7 +253,7 @@ class Answers:
     def _admit(self, departures: list[_Departure]) -> list[Permit]:
         if not departures:
             return []
-        sizes = [(each.job.cost, len(each.job.requests)) for each in departures]
+        sizes = [each.size for each in departures]
         return self._admission.admit(departures[0].question.task, sizes)
 
     def _take_off(self, departure: _Departure, permit: Permit, deadline: float, *, share: bool) -> Flight:
@@ -334,6 +335,7 @@ class Answers:
         trace.cache = "hit" if cached is not None else "miss" if question.cacheable else "bypass"
         stream = Stream(cached)
         if cached is None:
+            self._admission.check(question.task, [question.model])
             departure = _Departure(question, question.job())
             [permit] = self._admit([departure])
             stream.ticket = Ticket(

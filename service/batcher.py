@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -23,6 +25,8 @@ from service.metrics import Metrics
 from service.ticket import Delivery, Ticket
 
 logger = logging.getLogger("voisin")
+
+_NICER = 4  # than the event loop, see getpriority(2)
 
 
 def worker_dead() -> Problem:
@@ -231,6 +235,7 @@ class Batcher:
             return None
 
     def _run(self) -> None:
+        _step_back()
         try:
             while taken := self._next():
                 lane, arrivals = taken
@@ -261,6 +266,17 @@ class Batcher:
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
             self._loop.call_soon_threadsafe(_deliver, deliveries)
+
+
+def _step_back() -> None:
+    """Let the event loop go first where both want the core: what it does takes microseconds, a step does not.
+
+    Niceness is a thread's own on Linux; elsewhere nothing is changed.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICER)
 
 
 def _deliver(deliveries: list[Delivery]) -> None:

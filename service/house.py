@@ -16,9 +16,11 @@ from service.answers import Answers
 from service.batcher import Batcher
 from service.cache import MemoryStore
 from service.detection import Detector
+from service.device import watch_device
 from service.health import Health
 from service.keys import Keys
 from service.metrics import Metrics
+from service.prepared import Prepared
 from service.redis_store import RedisStore
 from service.registry import Registry
 from service.settings import Settings, SettingsError
@@ -38,6 +40,7 @@ class House:
     answers: Answers
     health: Health
     detector: Detector
+    prepared: dict[str, Prepared]
     keys: Keys | None = None
 
     @asynccontextmanager
@@ -46,12 +49,18 @@ class House:
         self.batcher.start(asyncio.get_running_loop())
         if self.redis is not None:
             await self.redis.start()
-        canaries = asyncio.create_task(self.health.watch(), name="canaries")
+
+        def busy() -> bool:
+            return self.admission.jobs > 0
+
+        tasks = [asyncio.create_task(self.health.watch(), name="canaries")]
+        tasks += [asyncio.create_task(each.fill(busy), name="prepared") for each in self.prepared.values()]
         try:
             yield
         finally:
-            canaries.cancel()
-            await asyncio.gather(canaries, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             self.batcher.stop()
             if self.redis is not None:
                 await self.redis.close()
@@ -66,7 +75,13 @@ def build_house(settings: Settings, registry: Registry, detector: Detector) -> H
     metrics = Metrics()
     memory = MemoryStore(max_bytes=settings.cache_bytes, max_entries=settings.cache_entries)
     redis = _redis(settings, metrics)
-    admission = Admission(tokens=settings.queue_tokens, texts=settings.queue_texts, metrics=metrics)
+    admission = Admission(
+        tokens=settings.queue_tokens,
+        texts=settings.queue_texts,
+        seconds=settings.queue_seconds,
+        rows=settings.batch_rows,
+        metrics=metrics,
+    )
     models = {each.name: each.model for each in registry if isinstance(each.model, Language | Translator)}
     makers = {name: partial(model.decoder, max_rows=settings.batch_rows) for name, model in models.items()}
     batcher = Batcher(makers, threads=settings.worker_threads, metrics=metrics)
@@ -74,8 +89,20 @@ def build_house(settings: Settings, registry: Registry, detector: Detector) -> H
     health = Health(registry, batcher, admission, canary_seconds=settings.canary_seconds)
     _watch(metrics, memory, redis, health, registry)
     keys = _keys(settings)
+    prepared = {vectors.manifest.name: Prepared(vectors) for vectors in registry.vectors}
     return House(
-        settings, registry, metrics, memory, redis, admission, batcher, answers, health, detector, keys
+        settings,
+        registry,
+        metrics,
+        memory,
+        redis,
+        admission,
+        batcher,
+        answers,
+        health,
+        detector,
+        prepared,
+        keys,
     )
 
 
@@ -106,6 +133,8 @@ def _watch(
     metrics.watch(metrics.redis_up, lambda: float(redis is not None and redis.up))
     metrics.watch(metrics.ready, lambda: float(not health.reasons()))
     metrics.watch(metrics.warmup, lambda: health.warm_after or 0.0)
+    if any(each.model.provider.startswith("CUDA") for each in registry):
+        watch_device(metrics)
     for each in registry:
         manifest = each.manifest
         metrics.model_info.labels(

@@ -99,6 +99,9 @@ class Metrics:
         self.model_info = self._gauge("model_info", "1 for every open bundle", *_MODEL)
         self.model_load = self._gauge("model_load_seconds", "Time to open and check the bundle", "model")
         self.warmup = self._gauge("warmup_seconds", "Time from start to the first canary of every model")
+        self.device_memory = self._gauge(
+            "device_memory_bytes", "Memory in use on the GPU, by whomever; no sample on a CPU", "device"
+        )
         self.ready = self._gauge("ready", "1 while /health/ready says yes")
 
         self.tasks = {task: TaskMetrics(self, task) for task in TASKS}

@@ -15,6 +15,7 @@ from service.house import House
 
 logger = logging.getLogger("voisin")
 
+_IDLE = 75  # seconds a connection may lie idle: longer than clients and load balancers keep theirs, mostly 60
 _LAST_BYTES = 5  # seconds for answers that are complete, but not yet all sent
 
 
@@ -69,6 +70,7 @@ def serve(app: ASGIApp, house: House) -> None:
         access_log=False,
         log_config=None,
         server_header=False,
+        timeout_keep_alive=_IDLE,
         timeout_graceful_shutdown=_LAST_BYTES,
     )
     logger.info(

@@ -118,7 +118,7 @@ class Ticket:
         if delivery.end is MORE or self.result.done():
             return
         if self.permit is not None:
-            self.permit.release()
+            self.permit.release(worked=not isinstance(delivery.end, Problem))
         if isinstance(delivery.end, Problem):
             self.result.set_exception(delivery.end)
         else:

@@ -60,6 +60,7 @@ async def decoded(house: House, request: AnyRequest, questions: Sequence[Questio
     found = house.answers.at_once(questions, fresh=fresh, trace=trace)
     if found is not None:
         return found
+    house.answers.check(questions, fresh=fresh)
     return await while_connected(request.receive, house.answers.get(questions, fresh=fresh, trace=trace))
 
 

@@ -12,7 +12,7 @@ from litestar.types import ASGIApp
 from bundle.completion import TokenLogprob
 from bundle.language import CompletionOptions, Language
 from bundle.tokenizer import Tokenizer
-from service.answers import Question, Stream
+from service.answers import Question
 from service.dialects import generation_error
 from service.errors import from_exception, invalid
 from service.house import House
@@ -31,6 +31,7 @@ from service.schemas_hugging import (
     StreamDetails,
 )
 from service.schemas_openai import ToldChoice
+from service.stream import Stream
 from service.trace import Trace, trace_of
 
 logger = logging.getLogger("voisin")

@@ -11,7 +11,6 @@ import msgspec
 from msgspec.structs import replace
 
 from bundle.completion import Piece, TokenLogprob
-from service.answers import Stream
 from service.dialects import openai_error
 from service.errors import from_exception
 from service.schemas_openai import (
@@ -21,6 +20,7 @@ from service.schemas_openai import (
     Logprobs,
     ToldChoice,
 )
+from service.stream import Stream
 from service.trace import Trace
 
 logger = logging.getLogger("voisin")
@@ -39,30 +39,36 @@ class Relay:
     def add(self, place: int, stream: Stream) -> None:
         self._streams[place] = stream
 
-    async def pieces(self) -> AsyncIterator[tuple[int, Piece | list[ToldChoice]]]:
+    async def pieces(self) -> AsyncIterator[tuple[int, list[Piece], list[ToldChoice] | None]]:
         """What comes, with the place of its stream; the last of a stream is its whole answer.
 
         Raises:
             Problem: one of the streams came to no end.
         """
-        queue: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
+        if len(self._streams) == 1:
+            [(place, stream)] = self._streams.items()
+            async for some in stream.batches():
+                yield place, some, None
+            yield place, [], _choices(stream)
+            return
+        queue: asyncio.Queue[tuple[int, list[Piece], list[ToldChoice] | Exception | None]] = asyncio.Queue()
 
         async def read(place: int, stream: Stream) -> None:
             try:
-                async for piece in stream.pieces():
-                    queue.put_nowait((place, piece))
-                queue.put_nowait((place, msgspec.json.decode(stream.whole(), type=list[ToldChoice])))
+                async for some in stream.batches():
+                    queue.put_nowait((place, some, None))
+                queue.put_nowait((place, [], _choices(stream)))
             except Exception as error:
-                queue.put_nowait((place, error))
+                queue.put_nowait((place, [], error))
 
         self._readers = [asyncio.create_task(read(*each)) for each in self._streams.items()]
         running = len(self._readers)
         while running:
-            place, found = await queue.get()
-            if isinstance(found, Exception):
-                raise found
-            running -= isinstance(found, list)
-            yield place, found
+            place, some, end = await queue.get()
+            if isinstance(end, Exception):
+                raise end
+            running -= end is not None
+            yield place, some, end
 
     def is_cached(self, place: int) -> bool:
         return self._streams[place].cached is not None
@@ -73,6 +79,10 @@ class Relay:
             reader.cancel()
         for stream in self._streams.values():
             stream.close()
+
+
+def _choices(stream: Stream) -> list[ToldChoice]:
+    return msgspec.json.decode(stream.whole(), type=list[ToldChoice])
 
 
 def _frame(body: object) -> bytes:
@@ -117,13 +127,13 @@ class Chunks:
             for frame in self._echoes():
                 yield frame
             left = set(range(len(self._heads)))
-            async for place, found in relay.pieces():
-                if isinstance(found, Piece):
-                    yield self._chunk(place, found.choice, found.text, found.logprobs)
+            async for place, pieces, end in relay.pieces():
+                if end is None:
+                    chunks = (self._chunk(place, each.choice, each.text, each.logprobs) for each in pieces)
+                    yield b"".join(chunks)
                     continue
                 left.discard(place)
-                for frame in self._ends(place, found, relay.is_cached(place)):
-                    yield frame
+                yield b"".join(self._ends(place, end, relay.is_cached(place)))
             for place in sorted(left):  # nothing was to be generated
                 for frame in self._ends(place, [ToldChoice("", "length", 0.0)] * self._drawn, False):
                     yield frame

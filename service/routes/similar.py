@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, NoReturn
 
 import msgspec
-import numpy as np
 from litestar import get, post
 from litestar.handlers import HTTPRouteHandler
 from msgspec import UNSET, UnsetType
@@ -20,19 +19,12 @@ from service.answers import Question
 from service.errors import invalid
 from service.house import House
 from service.parsing import AnyRequest, is_fresh, read_json, read_query
+from service.prepared import encode_neighbours
 from service.responses import Answer, Json
-from service.routes import described, encoder, name_of
+from service.routes import described, name_of
 from service.schemas import Neighbour, SimilarAnswer, SimilarQuery, SimilarRequest
 from service.trace import trace_of
 
-
-def _neighbours(found: list[tuple[str, float]]) -> list[Neighbour]:
-    # six digits, all at once: `round` for each costs more than the look-up
-    scores = (np.rint(np.array([score for _, score in found]) * 1e6) / 1e6).tolist()
-    return [Neighbour(word, score) for (word, _), score in zip(found, scores, strict=True)]
-
-
-_encode = encoder(_neighbours)
 _ASKED = "GET /similar?"  # no hash of a canonical request begins so
 _REVISION = 12  # characters
 _INLINE = 50_000_000  # numbers of a table that are scanned in a few milliseconds
@@ -84,17 +76,38 @@ async def neighbours(
     if isinstance(asked, SimilarRequest) and asked.method == "multiply":
         product = partial(most_similar_by_product, vectors, positive, negative, topn, among=among)
         found = await kept(
-            house, request, vectors, [*canonical, among, "multiply"], list[Neighbour], product, _encode
+            house,
+            request,
+            vectors,
+            [*canonical, among, "multiply"],
+            list[Neighbour],
+            product,
+            encode_neighbours,
         )
         return vectors, msgspec.Raw(found), seen
     terms = weigh(ours, theirs)
     nearest = partial(vectors.nearest_to, terms, topn, among=among)
     if not among and vectors.is_looked_up(terms, topn):
-        # a look-up is cheaper than a key of the cache, let alone a round trip to Redis
-        return vectors, msgspec.Raw(_encode(nearest())), seen
+        return vectors, msgspec.Raw(encode_neighbours(nearest())), seen
     canonical += [among] if among else []
-    found = await kept(house, request, vectors, canonical, list[Neighbour], nearest, _encode)
+    found = await kept(house, request, vectors, canonical, list[Neighbour], nearest, encode_neighbours)
     return vectors, msgspec.Raw(found), seen
+
+
+def look_up(house: House, asked: SimilarQuery) -> tuple[Vectors, msgspec.Raw] | None:
+    """:func:`neighbours` of a word that the table of them has: the common case, by the shortest way.
+
+    It is cheaper than a key of the cache, let alone a round trip to Redis, so neither is asked.
+    """
+    if asked.restrict_vocab:
+        return None
+    for vectors in house.registry.vectors_for(asked.lang, asked.model):
+        id = vectors.find(asked.word)
+        if id is None:
+            continue
+        found = house.prepared[vectors.manifest.name].of(id, asked.topn)
+        return None if found is None else (vectors, msgspec.Raw(found))
+    return None
 
 
 async def kept(
@@ -130,8 +143,6 @@ def recall(house: House, request: AnyRequest) -> Answer | None:
 
     Bundles do not change while the process lives, so neither does what a query means.
     """
-    if is_fresh(request):
-        return None
     found = house.memory.look_up(_ASKED + request.scope["query_string"].decode("latin-1"))
     if found is None:
         return None
@@ -142,14 +153,10 @@ def recall(house: House, request: AnyRequest) -> Answer | None:
     return Answer(found[_REVISION:])
 
 
-def remember(house: House, request: AnyRequest, vectors: Vectors, answer: Answer) -> None:
-    """Keeps a whole answer for :func:`recall`."""
-    trace = trace_of(request.scope)
-    if trace.cache == "bypass":  # looked up in the table of neighbours
-        trace.cache = "miss"
-        house.metrics.cache["memory", "miss"].inc()
+def remember(house: House, request: AnyRequest, answer: Answer) -> None:
+    """Keeps a whole answer for :func:`recall`, in this process alone."""
     asked = _ASKED + request.scope["query_string"].decode("latin-1")
-    house.memory.keep(asked, vectors.manifest.revision.encode() + answer.body)
+    house.memory.keep(asked, trace_of(request.scope).revision.encode() + answer.body)
 
 
 def _no_job() -> NoReturn:
@@ -161,14 +168,23 @@ def routes(house: House) -> list[HTTPRouteHandler]:
 
     @get("/similar", opt=described("similar", "Nearest words", query=SimilarQuery, answer=SimilarAnswer))
     async def similar(request: AnyRequest) -> Answer:
-        recalled = recall(house, request)
-        if recalled is not None:
+        fresh = is_fresh(request)
+        if not fresh and (recalled := recall(house, request)) is not None:
             return recalled
         asked = read_query(request, SimilarQuery)
-        vectors, found, seen = await neighbours(house, request, asked, [asked.word], [])
+        seen: bool | UnsetType = UNSET
+        looked_up = look_up(house, asked)
+        if looked_up is None:
+            vectors, found, seen = await neighbours(house, request, asked, [asked.word], [])
+        else:
+            vectors, found = looked_up
+            trace = trace_of(request.scope)
+            trace.revision, trace.cache = vectors.manifest.revision, "miss"
+            house.metrics.cache["memory", "miss"].inc()
         model = name_of(vectors.manifest)
         answer = Json(SimilarAnswer(word=asked.word, seen=seen, neighbours=found, model=model))
-        remember(house, request, vectors, answer)
+        if looked_up is None or not fresh:  # a fresh look-up finds what was kept already
+            remember(house, request, answer)
         return answer
 
     @post(

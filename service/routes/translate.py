@@ -178,6 +178,7 @@ def ask(task: Task, options: TranslationOptions) -> Question | None:
         shape=Translated,
         encode=_encode,
         job=lambda: translator.job(text, options),
+        size=len(text),
     )
 
 

@@ -1,11 +1,14 @@
 """Requests made from /schema: no server error, and every answer is as /schema says.
 
-`make fuzz` sends more of them (FUZZ_REQUESTS=20000).
+`make fuzz-requests` goes on for FUZZ_SECONDS, with other requests in every round; a round has about
+FUZZ_REQUESTS of them.
 """
 
 from __future__ import annotations
 
 import os
+import random
+import time
 from typing import Any
 
 import pytest
@@ -22,7 +25,8 @@ from schemathesis.specs.openapi.checks import (
 from tests.clients.conftest import url
 from tests.service.making import Service
 
-REQUESTS = int(os.environ.get("FUZZ_REQUESTS", "400"))
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
+REQUESTS = int(os.environ.get("FUZZ_REQUESTS", "4000" if SECONDS else "400"))
 MODELS = ["words-en", "words-fr", "chars-en", "text-en", "fr-en"]
 LANGUAGES = ["en", "fr"]
 CHECKS = [
@@ -52,9 +56,9 @@ def test_no_server_error_and_every_answer_conforms(service: Service) -> None:
     each = max(1, REQUESTS // (2 * len(asking)))
     sent = 0
     failures: list[str] = []
-    for operation in operations:
 
-        @seed(1)
+    def ask(operation: Any, number: int) -> None:
+        @seed(number)
         @settings(
             max_examples=each,
             deadline=None,
@@ -77,7 +81,15 @@ def test_no_server_error_and_every_answer_conforms(service: Service) -> None:
         try:
             send()
         except (Exception, BaseExceptionGroup) as error:
-            failures.append(f"{operation.label}: {error!r}: {getattr(error, 'exceptions', '')}")
+            inner = getattr(error, "exceptions", "")
+            failures.append(f"{operation.label} (seed {number}): {error!r}: {inner}")
+
+    until = time.monotonic() + SECONDS
+    for operation in operations:
+        ask(operation, 1)  # the same requests in every run of the suite
+    while time.monotonic() < until and not failures:
+        for operation in operations:
+            ask(operation, random.randrange(2**32))
     print(f"{sent} requests to {len(operations)} operations")
     assert not failures, "\n\n".join(failures)
     assert sent >= REQUESTS // 2

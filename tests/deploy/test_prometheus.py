@@ -96,6 +96,16 @@ class Prometheus:
         }
         return Counter({key: value for key, value in counted.items() if value})
 
+    def settle(self, expression: str, expected: float) -> None:
+        """Waits until a number is what it should be, within one percent."""
+        found: list[Any] = []
+        for _ in range(200):
+            found = self.query(expression)
+            if found and abs(float(found[0]["value"][1]) - expected) <= 0.01 * expected:
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"{expression}: {found}, expected {expected}")
+
     def firing(self) -> set[str]:
         alerts = self.get("/api/v1/alerts")["alerts"]
         return {each["labels"]["alertname"] for each in alerts if each["state"] == "firing"} - TIMED
@@ -204,7 +214,7 @@ def test_what_prometheus_sees(program: Callable[[str], str], redis: RedisServer,
 
         # 2. the dashboard has answers to everything but the GPU
         for where, expression in expressions():
-            if "DCGM" in expression or where.startswith(("Voisin", "voisin:")):
+            if re.search("DCGM|device_memory", expression) or where.startswith(("Voisin", "voisin:")):
                 continue
             asked = re.sub(r"\$(namespace|pod|task|model)\b", ".*", expression)
             assert prometheus.query(asked.replace("$__rate_interval", "1m")), where
@@ -233,3 +243,51 @@ def test_what_prometheus_sees(program: Callable[[str], str], redis: RedisServer,
         service.process.kill()
         service.process.wait()
         prometheus.wait_firing({"VoisinNoReadyReplica", "VoisinInstanceDown"})
+
+
+def test_every_kind_of_count(program: Callable[[str], str], tmp_path: Path) -> None:
+    """Cache hits, tokens, refusals and cancellations, beside what the callers saw of them."""
+    models = make_bundles(tmp_path / "models")
+    with (
+        serve(models, tmp_path / "log", queue_tokens=3000, threads=1) as service,
+        watching(program("prometheus"), tmp_path, service.port) as prometheus,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        # 1. first every question is new, then all of them were asked before
+        def complete(number: int) -> tuple[str, int]:
+            prompt = "abcdefg"[number % 7] + "gfedcba"[number // 7]
+            asked = {"prompt": prompt, "model": "chars-en", "max_tokens": 1 + number % 5, "temperature": 0}
+            answer = service.post("/v1/completions", asked)
+            return answer.cache, answer.json["usage"]["completion_tokens"]
+
+        found = [complete(number) for number in range(49)]
+        found += list(pool.map(complete, [*range(49), *range(49)]))
+        assert Counter(cache for cache, _ in found) == {"miss": 49, "hit": 98}
+        written = sum(tokens for cache, tokens in found if cache == "miss")
+        prometheus.settle('sum(voisin_cache_requests_total{result="hit"})', 98)
+        prometheus.settle('sum(voisin_cache_requests_total{result="miss"})', 49)
+        prometheus.settle('sum(voisin_tokens_total{task="complete",direction="out"})', written)
+        prometheus.settle('sum(voisin_queue_wait_seconds_count{task="complete"})', 49)
+
+        # 2. a job as large as the queue is in: who comes then is refused, and who leaves is counted
+        endless = {"model": "slow-xx", "prompt": "a", "max_tokens": 3990, "stream": True, "temperature": 0}
+        body = json.dumps(endless).encode()
+        head = "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        statuses: Counter[int] = Counter()
+        for _ in range(12):
+            with service.raw(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body) as stream:
+                assert stream.recv(64).startswith(b"HTTP/1.1 200")
+                asked = [{"model": "text-en", "prompt": f"the king {n}", "max_tokens": 30} for n in range(5)]
+                statuses += Counter(pool.map(lambda one: service.post("/v1/completions", one).status, asked))
+            for _ in range(1000):  # its rows are free within a step
+                if not service.metric("voisin_backlog_requests"):
+                    break
+                time.sleep(0.02)
+        assert statuses == {429: 60}
+        prometheus.settle('sum(voisin_rejected_total{reason="queue_full"})', 60)
+        prometheus.settle('sum(voisin_requests_total{task="complete",outcome="rejected"})', 60)
+        prometheus.settle('sum(voisin_requests_total{task="complete",outcome="cancelled"})', 12)
+        prometheus.settle("sum(voisin_cancelled_total)", 12)
+        prometheus.settle("sum(voisin_queue_depth) + sum(voisin_backlog_requests)", 0)
+        # whatever so many refusals woke, it is over when they are
+        prometheus.wait_firing(set())

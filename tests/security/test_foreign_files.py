@@ -139,7 +139,19 @@ def copy(models: Path, name: str, target: Path) -> Path:
 
 @pytest.mark.parametrize(
     "name",
-    ["../secret", "/etc/passwd", "..", ".", "", "a/b", "a/../../secret", "./vectors.onnx", "manifest.json"],
+    [
+        "../secret",
+        "/etc/passwd",
+        "..",
+        ".",
+        "",
+        "a/b",
+        "a/../../secret",
+        "./vectors.onnx",
+        "manifest.json",
+        "\x00",
+        "vectors.onnx\x00",  # found by fuzzing: no name of a file, and no OSError either
+    ],
 )
 def test_names_in_a_manifest_stay_in_the_folder(models: Path, tmp_path: Path, name: str) -> None:
     folder = copy(models, "words-en", tmp_path)

@@ -1,7 +1,7 @@
 """Mutated manifests, tokenizers and graphs: opened or refused with a BundleError, never anything else.
 
 The hashes of the manifest are made to fit the mutated file, as somebody who forges a bundle would; otherwise
-every mutation would end at the hash. `make fuzz-loaders` does the same for minutes.
+every mutation would end at the hash. `make fuzz-loaders` does the same for FUZZ_SECONDS, shared by the files.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import os
 import random
 import select
 import shutil
+import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,12 +26,53 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from bundle.manifest import MANIFEST, Manifest, compute_revision, encode
+from bundle.lexicon import LEXICON
+from bundle.manifest import MANIFEST, FileRecord, Manifest, compute_revision, encode
+from bundle.neighbours import NEIGHBOURS
+from bundle.tokenizer import Tokenizer
+from export.neighbours import write_neighbours
 
-SECONDS = float(os.environ.get("VOISIN_FUZZ_SECONDS", "0"))
-EXAMPLES = 400 if SECONDS else 25
+SECONDS = float(os.environ.get("VOISIN_FUZZ_SECONDS", "0"))  # for all files together; 0 = a few of each
+EXAMPLES = 100 if SECONDS else 25
+MODELS = Path(__file__).parents[2] / "models"
 PATIENCE = 60.0  # for one bundle; longer is a hang
-BUNDLES = ("words-en", "chars-en", "fr-en")
+SHIPPED = {"shipped-text-en": "text-en", "shipped-fr-en": "fr-en"}  # larger graphs, with weights outside
+FILES = {
+    "words-en": [MANIFEST, "tokenizer.json", "vectors.onnx", NEIGHBOURS],
+    "chars-en": [MANIFEST, "tokenizer.json", "model.onnx"],
+    "fr-en": [MANIFEST, "tokenizer.json", "encoder.onnx", "decoder.onnx"],
+    "text-en": [LEXICON],
+} | {
+    bundle: sorted(path.name for path in (MODELS / name).iterdir() if path.suffix in {".onnx", ".bin"})
+    for bundle, name in SHIPPED.items()
+}
+CASES = [(bundle, name) for bundle, names in FILES.items() for name in names]
+FEWER = 5  # the shipped ones take a while to open
+
+
+@pytest.fixture(scope="module")
+def bundles(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is mutated: small bundles, with a table of neighbours and a list of words, and some that ship."""
+    folder = tmp_path_factory.mktemp("bundles")
+    for bundle in FILES:
+        source = MODELS / SHIPPED[bundle] if bundle in SHIPPED else models / bundle
+        shutil.copytree(source, folder / bundle)
+    words = folder / "words-en"
+    write_neighbours(words, Tokenizer.load(words / "tokenizer.json"), width=3)
+    add(words, NEIGHBOURS)
+    (folder / "text-en" / LEXICON).write_text("grand\ngrandmother\nl'\nété\n's\n", encoding="utf-8")
+    add(folder / "text-en", LEXICON)
+    return folder
+
+
+def add(folder: Path, name: str) -> None:
+    """Tell the manifest of one more file."""
+    manifest = msgspec.convert(msgspec.json.decode((folder / MANIFEST).read_bytes()), Manifest)
+    raw = (folder / name).read_bytes()
+    record = FileRecord(sha256=hashlib.sha256(raw).hexdigest(), size=len(raw))
+    manifest = msgspec.structs.replace(manifest, files=manifest.files | {name: record})
+    (folder / MANIFEST).write_bytes(encode(manifest))
+    forge(folder, name, raw)
 
 
 class Opener:
@@ -130,6 +173,23 @@ def mutate_json(raw: bytes, chance: random.Random) -> bytes:
     return json.dumps(plain, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
+def mutate_table(raw: bytes, chance: random.Random) -> bytes:
+    """A table of neighbours with other numbers in its header or other ids, its length often made to fit."""
+    data = bytearray(raw)
+    if chance.random() < 0.5:
+        fields = list(struct.unpack_from("<4I", data, 8))
+        fields[chance.randrange(4)] = chance.choice((0, 1, 2, 3, 255, 2**16, 2**16 + 1, 2**31, 2**32 - 1))
+        struct.pack_into("<4I", data, 8, *fields)
+        if chance.random() < 0.5:
+            width = 2 if fields[1] <= 1 << 16 else 4
+            wanted = 32 + min(fields[2] * fields[3] * width, 1 << 20)
+            data[32:] = (data[32:] * (wanted // max(len(data) - 32, 1) + 1))[: wanted - 32]
+    for _ in range(chance.choice((0, 1, 2, 8))):
+        place = chance.randrange(32, max(len(data) - 1, 33))
+        data[place : place + 2] = struct.pack("<H", chance.choice((0, 1, 2, 3, 4, 5, 8, 255, 65535)))
+    return bytes(data)
+
+
 def _collect(value: Any, places: list[tuple[Any, Any]]) -> None:
     members = (
         value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -166,37 +226,34 @@ def try_one(opener: Opener, bundle: Path, scratch: Path, name: str, raw: bytes) 
     shutil.copytree(bundle, target)
     forge(target, name, raw)
     said = opener.outcome(target)
-    assert said == "opened" or said.startswith("refused "), said
+    if said != "opened" and not said.startswith("refused "):
+        kept = Path(tempfile.mkdtemp(prefix="voisin-fuzz-")) / bundle.name
+        shutil.copytree(target, kept)
+        raise AssertionError(f"{said} (the bundle is kept in {kept})")
     return said
 
 
-def files_of(bundle: str) -> list[str]:
-    graphs = {
-        "words-en": ["vectors.onnx"],
-        "chars-en": ["model.onnx"],
-        "fr-en": ["encoder.onnx", "decoder.onnx"],
-    }
-    return [MANIFEST, "tokenizer.json", *graphs[bundle]]
-
-
-CASES = [(bundle, name) for bundle in BUNDLES for name in files_of(bundle)]
-
-
 @pytest.mark.parametrize(("bundle", "name"), CASES)
-def test_a_mutated_file(bundle: str, name: str, models: Path, opener: Opener, tmp_path: Path) -> None:
-    raw = (models / bundle / name).read_bytes()
-    until = time.monotonic() + SECONDS
+def test_a_mutated_file(bundle: str, name: str, bundles: Path, opener: Opener, tmp_path: Path) -> None:
+    raw = (bundles / bundle / name).read_bytes()
+    until = time.monotonic() + SECONDS / len(CASES)
+    structure = (
+        mutate_json if name.endswith(".json") else mutate_table if name == NEIGHBOURS else mutate_bytes
+    )
     tally: dict[str, int] = {}
 
     @settings(
-        max_examples=EXAMPLES, deadline=None, database=None, phases=[Phase.generate],
+        max_examples=FEWER if bundle in SHIPPED else EXAMPLES,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+    )
     @given(st.integers(0, 2**64), st.booleans())
     def mutated(number: int, structured: bool) -> None:
         chance = random.Random(number)
-        mutate = mutate_json if structured and name.endswith(".json") else mutate_bytes
-        said = try_one(opener, models / bundle, tmp_path, name, mutate(raw, chance))
+        mutate = structure if structured else mutate_bytes
+        said = try_one(opener, bundles / bundle, tmp_path, name, mutate(raw, chance))
         tally[said.split()[0]] = tally.get(said.split()[0], 0) + 1
 
     if not SECONDS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -238,3 +239,48 @@ def test_the_second_tier_is_asked_on_a_miss_and_told_of_an_answer() -> None:
         assert await desk.ask(question) == ([b'"shared"'], "hit")
 
     run(test, redis=redis)
+
+
+def test_long_texts_are_read_beside_the_event_loop() -> None:
+    async def test(desk: Desk) -> None:
+        readers: list[str] = []
+
+        def made(text: str, size: int) -> Question:
+            question = desk.question(text)
+            make = question.job
+
+            def job() -> Any:
+                readers.append(threading.current_thread().name)
+                return make()
+
+            question.job, question.size = job, size
+            return question
+
+        assert await desk.ask(made("short", 100)) == ([b'"result"'], "miss")
+        assert await desk.ask(made("long", 5000)) == ([b'"result"'], "miss")
+        assert await desk.ask(made("half", 600), made("other half", 600)) == ([b'"result"'] * 2, "miss")
+        assert readers[0] == threading.main_thread().name
+        assert len(readers) == 4
+        assert threading.main_thread().name not in readers[1:]
+        asked = await asyncio.gather(*(desk.ask(made("twice", 5000)) for _ in range(2)))
+        assert asked == [([b'"result"'], "miss")] * 2
+
+    run(test)
+
+
+@pytest.mark.parametrize("size", [10, 5000])
+def test_nothing_is_read_of_what_is_refused(size: int) -> None:
+    async def test(desk: Desk) -> None:
+        desk.script.gate.clear()
+        first = asyncio.create_task(desk.ask(*(desk.question(str(number)) for number in range(10))))
+        await until(lambda: desk.script.admission.jobs == 10)  # of ten texts
+        question = desk.question("refused")
+        question.size = size
+        with pytest.raises(Problem) as refused:
+            await desk.ask(question)
+        assert refused.value.status == 429
+        assert len(desk.jobs) == 10
+        desk.script.gate.set()
+        await first
+
+    run(test)

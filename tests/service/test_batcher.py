@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from service.backlog import Size
 from service.batcher import Batcher
 from service.errors import Problem
 from service.health import LIVE_GRACE, Health
@@ -80,7 +81,7 @@ def test_pieces_come_before_the_end_and_in_order() -> None:
 def test_who_leaves_frees_the_rows_within_a_step() -> None:
     async def test(script: Script, batcher: Batcher) -> None:
         one, stays = ticket(Job(rows=3, length=10_000_000)), ticket(Job(length=200))
-        [one.permit] = script.admission.admit("complete", [(5, 3)])
+        [one.permit] = script.admission.admit("complete", [Size(5, 3)])
         batcher.submit(one)
         batcher.submit(stays)
         await until(lambda: one.first is not None)

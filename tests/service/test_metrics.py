@@ -9,6 +9,9 @@ import string
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
+from service.device import first_visible, watch_device
 from service.metrics import OUTCOMES, TASKS, Metrics, described
 from tests.service.making import Service
 
@@ -36,6 +39,7 @@ GOLDEN = {
     "voisin_model_info": ("model", "kind", "revision", "precision", "provider"),
     "voisin_model_load_seconds": ("model",),
     "voisin_warmup_seconds": (),
+    "voisin_device_memory_bytes": ("device",),
     "voisin_ready": (),
 }
 
@@ -130,6 +134,27 @@ def test_models_and_readiness(service: Service) -> None:
     assert service.metric("voisin_model_info", model="fr-en", kind="translator", precision="fp32") == 1
     assert service.metric("voisin_warmup_seconds") > 0
     assert service.metric("process_resident_memory_bytes") > 0
+
+
+def test_memory_of_a_device_that_is_not_there(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    """On a CPU the series is absent, not nought: resident memory is told by the process's own metric."""
+    assert not [each for each in series(service) if "voisin_device_memory_bytes" in each]
+    metrics = Metrics()
+    watch_device(metrics)
+    samples = [each for family in metrics.device_memory.collect() for each in family.samples]
+    if samples:  # a machine with a GPU
+        assert all(0 < sample.value < 2**48 for sample in samples)
+    else:
+        assert "GPU memory is not measured" in caplog.text
+
+
+def test_the_first_device() -> None:
+    """NVML does not read the variable that hides devices from CUDA."""
+    found = {
+        text: first_visible({"CUDA_VISIBLE_DEVICES": text}) for text in ("", "3", "2,0", "GPU-8f6, GPU-1")
+    }
+    assert found == {"": "0", "3": "3", "2,0": "2", "GPU-8f6, GPU-1": "GPU-8f6"}
+    assert first_visible({}) == "0"
 
 
 def timings(header: str) -> dict[str, float]:

@@ -73,7 +73,7 @@ def test_pieces_come_as_they_are_made(service: Service) -> None:
         while b"event: done" not in text:
             text += connection.recv(65536)
             reads += 1
-    assert reads > 10
+    assert reads > 3  # in 40 steps of some ten milliseconds
 
 
 def test_what_is_wrong_is_said_before_the_stream(service: Service) -> None:

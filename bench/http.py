@@ -1,0 +1,234 @@
+"""Does HTTP eat the engine? The same work through the batcher in this process, and asked of a server.
+
+Both sides have the same cores, the same settings and as many askers, each with one request under way. The
+clients of the server run on another core, as clients do. Nothing is taken from a cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+import statistics
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from bench.cores import on, split, told
+from bench.load import Load, drive, post
+from bench.rounds import Row, interleave, rows
+from bench.sentences import english, french
+from bundle.decoding import Finished
+from bundle.language import CompletionOptions, Language
+from bundle.load import open_bundle
+from bundle.translator import TranslationOptions, Translator
+from export.server import HOST, Server, serve
+from service.batcher import Batcher
+from service.metrics import Metrics
+from service.settings import Settings
+from service.ticket import Job, Ticket
+
+ASKERS = 16
+PEER = "in process"
+WORDS = 24
+"""Words that a completion may have where words are counted."""
+TOKENS = 32
+TEXTS = 64
+"""Both sides go round them, so that both have the same work."""
+_TOKENS = re.compile(rb'"(?:completion_)?tokens":(\d+)')
+_FOREVER = 1e9
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One model behind a batcher, as the service has it."""
+
+    name: str
+    batcher: Batcher
+    make: Callable[[str], Job]
+    texts: Sequence[str]
+
+    def run(self, seconds: float, *, streams: bool) -> tuple[float, float, float]:
+        """Answers and tokens written, a second, and answers a second of processor time."""
+        asked, numbers = 0, count()
+        tokens = 0
+
+        async def ask(until: float) -> None:
+            nonlocal asked, tokens
+            while time.perf_counter() < until:
+                job = self.make(self.texts[next(numbers) % len(self.texts)])
+                ticket = Ticket(
+                    "bench", self.name, job, lambda _: b"", deadline=_FOREVER,
+                    pieces=_nobody if streams else None,
+                )  # fmt: skip
+                self.batcher.submit(ticket)
+                await ticket.result
+                asked += 1
+                tokens += ticket.tokens_out
+
+        async def everybody() -> float:
+            self.batcher.start(asyncio.get_running_loop())
+            began = time.perf_counter()
+            await asyncio.gather(*(ask(began + seconds) for _ in range(ASKERS)))
+            self.batcher.stop()
+            return time.perf_counter() - began
+
+        before = time.process_time()
+        took = _run(everybody())
+        return asked / took, tokens / took, asked / (time.process_time() - before)
+
+
+def measure(models: Path, *, rounds: int = 9, seconds: float = 1.5) -> list[Row]:
+    """Translations a second, streamed tokens a second, and what the first token waits for at idle."""
+    server_cores, client_cores = split()
+    where = told(server_cores, client_cores)
+    translator, language = open_bundle(models / "fr-en"), open_bundle(models / "text-en")
+    assert isinstance(translator, Translator)
+    assert isinstance(language, Language)
+    source, prompts = french(TEXTS), english(TEXTS)
+    translated = [{"q": text, "source": "fr", "target": "en", "model": "fr-en"} for text in source]
+    worded = [{"prompt": text, "model": "text-en", "max_tokens": WORDS, "stream": True} for text in prompts]
+    spelt = [
+        {"prompt": text, "model": "text-en", "max_tokens": TOKENS, "temperature": 0, "stream": True,
+         "stream_options": {"include_usage": True}}
+        for text in prompts
+    ]  # fmt: skip
+    translate = partial(translator.job, options=TranslationOptions())
+    by_words = partial(language.job, options=CompletionOptions("word", WORDS))
+    by_tokens = partial(language.job, options=CompletionOptions("token", TOKENS, temperature=0.0))
+    sides: list[tuple[str, list[dict[str, object]], Callable[[], Engine]]] = [
+        ("/translate", translated, lambda: engine(translator, translate, source)),
+        ("/complete", worded, lambda: engine(language, by_words, prompts)),
+        ("/v1/completions", spelt, lambda: engine(language, by_tokens, prompts)),
+    ]
+    found: list[Row] = []
+    with on(server_cores), serve(models, {"VOISIN_LOG_LEVEL": "warning"}) as server:
+        for path, bodies, fresh in sides:
+            streams = path != "/translate"
+            asked = _requests(server, path, bodies)
+            question = f"{path}{', streamed' * streams}, {where}"
+            found += compare(
+                fresh, server, asked, client_cores, question, streams=streams, rounds=rounds, seconds=seconds
+            )
+        asked = _requests(server, "/v1/completions", spelt)
+        found += first_token(language, by_tokens, prompts, server, asked, client_cores, rounds=rounds)
+    return found
+
+
+def engine(model: Language | Translator, make: Callable[[str], Job], texts: Sequence[str]) -> Engine:
+    """A fresh batcher over a model, with the service's defaults."""
+    settings, name = Settings(), model.manifest.name
+    makers = {name: partial(model.decoder, max_rows=settings.batch_rows)}
+    return Engine(name, Batcher(makers, threads=1, metrics=Metrics()), make, texts)
+
+
+def compare(
+    fresh: Callable[[], Engine],
+    server: Server,
+    asked: list[bytes],
+    clients: frozenset[int],
+    question: str,
+    *,
+    streams: bool,
+    rounds: int,
+    seconds: float,
+) -> list[Row]:
+    """Answers and tokens, a second and a second of processor time: in this process, and by the server."""
+    wall: dict[str, list[float]] = {PEER: [], "server": []}
+    tokens: dict[str, list[float]] = {PEER: [], "server": []}
+    processor: dict[str, list[float]] = {PEER: [], "server": []}
+    spelt: dict[str, list[float]] = {PEER: [], "server": []}
+
+    def inside() -> float:
+        rate, written, cost = fresh().run(seconds, streams=streams)
+        spent = ((processor, cost), (spelt, cost * written / rate))
+        for values, value in ((wall, rate), (tokens, written), *spent):
+            values[PEER].append(value)
+        return rate
+
+    def outside() -> float:
+        with on(clients):
+            load = _drive(server, asked, ASKERS, seconds)
+        for values, value in ((wall, load.rate), (processor, load.processor_rate)):
+            values["server"].append(value)
+        tokens["server"].append(_written(load) / load.seconds)
+        spelt["server"].append(_written(load) / load.processor)
+        return load.rate
+
+    interleave({PEER: inside, "server": outside}, rounds=rounds)
+    kinds = [(wall, "answers/s"), (processor, "answers/s of processor time")]
+    if streams:
+        kinds += [(tokens, "tokens/s"), (spelt, "tokens/s of processor time")]
+    found: list[Row] = []
+    for values, unit in kinds:
+        kept = {side: some[1:] for side, some in values.items()}  # the first of each was the warm-up
+        found += rows(f"{question}, {ASKERS} askers", kept, unit=unit, peer=PEER)
+    return found
+
+
+def first_token(
+    model: Language,
+    make: Callable[[str], Job],
+    prompts: Sequence[str],
+    server: Server,
+    asked: list[bytes],
+    clients: frozenset[int],
+    *,
+    rounds: int,
+) -> list[Row]:
+    """At idle: the first piece of a stream, beside prefill and two steps in this process."""
+    numbers = count()
+
+    def bound() -> float:
+        """Prefill and two steps, in milliseconds."""
+        took = [_stepped(model, make(prompts[next(numbers) % len(prompts)])) for _ in range(50)]
+        return statistics.median(each for each in took if not math.isnan(each))
+
+    def outside() -> float:
+        with on(clients):
+            load = _drive(server, asked, 1, 1.0)
+        return statistics.median(load.firsts) * 1e3
+
+    values = interleave({"prefill + 2 steps": bound, "first token": outside}, rounds=rounds)
+    return rows(
+        "/v1/completions, streamed, one asker: first token", values, unit="ms", peer="prefill + 2 steps"
+    )
+
+
+def _stepped(model: Language, job: Job) -> float:
+    """Milliseconds of prefill and two steps; NaN for a job that ends sooner."""
+    decoder = model.decoder()
+    for place, request in enumerate(job.requests):
+        decoder.add(request, place)
+    began = time.perf_counter()
+    events = [event for _ in range(3) for event in decoder.step()]
+    took = (time.perf_counter() - began) * 1e3
+    return math.nan if any(isinstance(event, Finished) for event in events) else took
+
+
+def _written(load: Load) -> int:
+    return sum(int(found) for end in load.ends for found in _TOKENS.findall(end))
+
+
+def _requests(server: Server, path: str, bodies: Sequence[dict[str, object]]) -> list[bytes]:
+    return [post(path, json.dumps(body), host=f"{HOST}:{server.port}") for body in bodies]
+
+
+def _drive(server: Server, asked: Sequence[bytes], askers: int, seconds: float) -> Load:
+    return drive(HOST, server.port, asked, concurrency=askers, seconds=seconds, server=server.process.pid)
+
+
+def _nobody(pieces: list[Any]) -> None:
+    """Where the pieces of a stream go that nobody reads."""
+
+
+def _run(work: Coroutine[Any, Any, float]) -> float:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
