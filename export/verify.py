@@ -7,6 +7,7 @@ trained ones, within the loss that the precision is allowed.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,12 +48,16 @@ SHAKES = 8
 hangs on a tie: a difference there is nobody's fault."""
 
 
+_COMMON = 16.0
+"""Up to this size a difference of logits is taken as it is."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
     """What a precision may differ by."""
 
     arithmetic: float
-    """Largest |difference| of a logit between two ways of computing with the same weights."""
+    """Largest difference of a logit between two ways of computing with the same weights; see `difference`."""
     rounding: float
     """Root mean square difference to the trained model's logits, in standard deviations of those logits."""
     choices: float
@@ -315,8 +320,16 @@ def decode(subject: Subject, stepper: Stepper, starts: Sequence[Prompt], *, beam
 
 
 def difference(got: Sequence[Logits], want: Sequence[Logits]) -> float:
-    """Largest absolute difference; NaN where a value is not finite."""
-    return float(np.max([np.max(np.abs(a - b)) for a, b in zip(got, want, strict=True)]))
+    """Largest absolute difference; NaN where a value is not finite.
+
+    Where logits are beyond 16, as those of a model trained for long, so much less: float32 has 24 bits
+    whatever the size of a number, and steps in its own last place are nobody's fault.
+    """
+    size = float(np.max([np.max(np.abs(b)) for b in want]))
+    if not math.isfinite(size):
+        return math.nan
+    largest = float(np.max([np.max(np.abs(a - b)) for a, b in zip(got, want, strict=True)]))
+    return largest * _COMMON / max(size, _COMMON)
 
 
 def relative(got: Sequence[Logits], want: Sequence[Logits]) -> float:

@@ -6,6 +6,7 @@ The question is below the dialects: `/complete` and any other route that asks th
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
@@ -94,6 +95,7 @@ class Answers:
         self._batcher = batcher
         self._metrics = metrics
         self._seconds = deadline_seconds
+        self._reader = asyncio.Semaphore(1)
         self._flights: dict[str, Flight] = {}
         self._outstanding: set[Ticket] = set()
 
@@ -190,7 +192,8 @@ class Answers:
         trace.cache = "miss" if missing and cacheable else "hit" if cacheable else "bypass"
         if missing:
             some = [questions[place] for place in missing]
-            flights = self._board(some, await self._read(some, fresh), deadline, fresh=fresh)
+            jobs = await self._read(some, deadline, fresh=fresh)
+            flights = self._board(some, jobs, deadline, fresh=fresh)
             for place, value in zip(missing, await self._land(flights, deadline, trace), strict=True):
                 values[place] = value
         return [value for value in values if value is not None]
@@ -204,18 +207,45 @@ class Answers:
                 values[place] = value
         return values
 
-    async def _read(self, questions: list[Question], fresh: bool) -> dict[int, Job]:
+    async def _read(self, questions: list[Question], deadline: float, *, fresh: bool) -> dict[int, Job]:
         """The jobs of long texts, by place, made beside the event loop; none of short ones.
 
         To cut and tokenise a text takes a hundredth of what translating it takes, which is much where others
-        wait for the loop, and little beside a change of threads where nobody has to wait long.
+        wait for the loop, and little beside a change of threads where nobody has to wait long. One request at
+        a time is read, for threads share one interpreter; who is late, or has left, is read no further.
+
+        Raises:
+            Problem: 429 or 503 where it will be refused, 504 where its time ends first.
         """
         if sum(question.size for question in questions) <= _LONG:
             return {}
-        new = {place: each for place, each in enumerate(questions) if not self._joins(each, fresh)}
-        if new:
-            self._admission.check(questions[0].task, dict.fromkeys(each.model for each in new.values()))
-        return await asyncio.to_thread(lambda: {place: each.job() for place, each in new.items()})
+        new: dict[object, int] = {}
+        for place, question in enumerate(questions):
+            if not self._joins(question, fresh):
+                new.setdefault(question.key if question.cacheable else place, place)
+        over = threading.Event()
+
+        def read() -> dict[int, Job]:
+            jobs: dict[int, Job] = {}
+            for place in new.values():
+                if over.is_set():
+                    break
+                jobs[place] = questions[place].job()
+            return jobs
+
+        task = questions[0].task
+        try:
+            async with asyncio.timeout_at(deadline), self._reader:
+                if new:
+                    self._admission.check(
+                        task, dict.fromkeys(questions[place].model for place in new.values())
+                    )
+                return await asyncio.to_thread(read)
+        except TimeoutError:
+            self._metrics.tasks[task].rejected["deadline"].inc()
+            raise deadline_exceeded(self._seconds) from None
+        finally:
+            over.set()
 
     def _board(
         self, questions: list[Question], jobs: dict[int, Job], deadline: float, *, fresh: bool

@@ -19,7 +19,7 @@ from export import ExportError, pack
 from export.defaults import limits
 from export.lower import lower
 from export.quantize import Precision, round_weights
-from export.verify import BOUNDS, Subject, decode, require, text_checks, verify_steps
+from export.verify import BOUNDS, Subject, decode, difference, require, text_checks, verify_steps
 from training.checkpoint import load_model
 
 ARCHITECTURES = ["rnn", "gru", "lstm", "transformer"]
@@ -199,3 +199,11 @@ def test_every_failure_is_named() -> None:
     ):
         require(checks)
     require({"c": checks["c"]})
+
+
+def test_large_logits_may_differ_by_as_much_more() -> None:
+    small, large = np.array([1.0, -16.0], np.float32), np.array([1.0, -160.0], np.float32)
+    assert difference([small + np.float32(0.5)], [small]) == pytest.approx(0.5)
+    assert difference([large + np.float32(0.5)], [large]) == pytest.approx(0.05)
+    assert np.isnan(difference([small], [small * np.float32(np.nan)]))
+    assert np.isnan(difference([small], [small * np.float32(np.inf)]))

@@ -284,3 +284,46 @@ def test_nothing_is_read_of_what_is_refused(size: int) -> None:
         await first
 
     run(test)
+
+
+def test_a_long_text_asked_twice_in_a_request_is_read_once() -> None:
+    async def test(desk: Desk) -> None:
+        questions = [desk.question(text) for text in ("a", "b", "a", "a", "b")]
+        for question in questions:
+            question.size = 5000
+        values, cache = await desk.ask(*questions)
+        assert values == [b'"result"'] * 5
+        assert cache == "miss"
+        assert len(desk.jobs) == 2
+
+    run(test)
+
+
+def test_long_texts_are_read_no_longer_than_anybody_waits() -> None:
+    async def test(desk: Desk) -> None:
+        reading, read_on = threading.Event(), threading.Event()
+        made: list[str] = []
+
+        def slow(text: str) -> Question:
+            def job() -> Job:
+                made.append(text)
+                reading.set()
+                read_on.wait(30)
+                return Job()
+
+            question = Question("complete", "m", "r", text, str, _encode, job)
+            question.size = 5000
+            return question
+
+        late = [asyncio.create_task(desk.ask(slow(f"{number}"), slow(f"{number}+"))) for number in range(3)]
+        for task in late:
+            with pytest.raises(Problem) as caught:
+                await task
+            assert caught.value.status == 504
+        read_on.set()
+        # the second text of the first request, and the other requests, were never read
+        assert await desk.ask(desk.question("short")) == ([b'"result"'], "miss")
+        assert made == ["0"]
+        assert value(desk.script, "voisin_backlog_requests") == 0
+
+    run(test, seconds=0.2)
