@@ -37,11 +37,12 @@ audit: .venv-dev/.ready ## known holes in what constraints.txt pins; asks the vu
 	$(DEV)/pip install --quiet --disable-pip-version-check pip-audit
 	$(DEV)/pip-audit --no-deps --disable-pip -r constraints.txt
 
-check: .venv-dev/.ready ## format, lint, types, import rules
+check: .venv-dev/.ready ## format, lint, types, import rules, dependencies that agree (`make audit` asks for known holes)
 	$(DEV)/ruff format --check .
 	$(DEV)/ruff check .
 	$(DEV)/mypy
 	$(DEV)/lint-imports
+	$(DEV)/pip check
 
 format: .venv-dev/.ready ## format and mend what can be mended
 	$(DEV)/ruff format .
