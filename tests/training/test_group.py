@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.training.sameness import assert_same
 from tests.training.several_processes import EQUAL, RANDOM
 from training import checkpoint
 from training.__main__ import main
@@ -117,23 +118,6 @@ def state(run: Path, name: str = checkpoint.LAST) -> dict[str, object]:
     found = checkpoint.load(run / checkpoint.CHECKPOINTS / name)
     found.pop("scheduler", None)
     return found
-
-
-def assert_same(one: object, two: object, place: str = "") -> None:
-    """Equal bit for bit, all the way down."""
-    assert type(one) is type(two), place
-    if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor):
-        assert torch.equal(one, two), place
-    elif isinstance(one, dict) and isinstance(two, dict):
-        assert one.keys() == two.keys(), place
-        for key in one:
-            assert_same(one[key], two[key], f"{place}/{key}")
-    elif isinstance(one, list) and isinstance(two, list):
-        assert len(one) == len(two), place
-        for index, (a, b) in enumerate(zip(one, two, strict=True)):
-            assert_same(a, b, f"{place}/{index}")
-    else:
-        assert one == two, place
 
 
 def assert_runs_are_same(one: Path, two: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.training.sameness import assert_same
 from training import checkpoint
 from training.__main__ import main
 from training.progress import read_metrics
@@ -80,23 +81,6 @@ threads = 1
 
 def last(run: Path) -> dict[str, object]:
     return checkpoint.load(run / checkpoint.CHECKPOINTS / checkpoint.LAST)
-
-
-def assert_same(one: object, two: object, place: str = "") -> None:
-    """Equal bit for bit, all the way down."""
-    assert type(one) is type(two), place
-    if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor):
-        assert torch.equal(one, two), place
-    elif isinstance(one, dict) and isinstance(two, dict):
-        assert one.keys() == two.keys(), place
-        for key in one:
-            assert_same(one[key], two[key], f"{place}/{key}")
-    elif isinstance(one, list) and isinstance(two, list):
-        assert len(one) == len(two), place
-        for index, (a, b) in enumerate(zip(one, two, strict=True)):
-            assert_same(a, b, f"{place}/{index}")
-    else:
-        assert one == two, place
 
 
 def kill_after_a_checkpoint(path: Path, run: Path) -> None:
