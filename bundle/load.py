@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 
@@ -9,7 +10,17 @@ from bundle.completion import CompletionOptions
 from bundle.errors import BundleError, InvalidRequest, UnknownWord
 from bundle.language import Language
 from bundle.lexicon import LEXICON, Lexicon
-from bundle.manifest import GRAPHS, MANIFEST, TOKENIZER, FileRecord, Golden, Manifest, read_manifest
+from bundle.manifest import (
+    FAST_GRAPHS,
+    GRAPHS,
+    MANIFEST,
+    TOKENIZER,
+    FileRecord,
+    Form,
+    Golden,
+    Manifest,
+    read_manifest,
+)
 from bundle.neighbours import NEIGHBOURS, Neighbours
 from bundle.rows import Rows
 from bundle.session import Device, Session, may_use_gpu
@@ -27,7 +38,12 @@ Model = Vectors | Language | Translator
 
 
 def open_bundle(
-    path: str | PathLike[str], *, device: Device = "cpu", threads: int = 1, check: bool = True
+    path: str | PathLike[str],
+    *,
+    device: Device = "cpu",
+    threads: int = 1,
+    check: bool = True,
+    form: Form | None = None,
 ) -> Model:
     """Open a bundle folder.
 
@@ -35,8 +51,11 @@ def open_bundle(
         device: see :class:`bundle.session.Session`.
         threads: intra-op threads of each graph.
         check: compare the golden outputs. The hashes are always compared.
+        form: which graphs of a bundle that has both forms; None = the fast ones on a CPU, the plain ones
+            elsewhere.
 
     Raises:
+        ValueError: the bundle has not the form asked for.
         BundleError: anything of ``docs/bundle-format.md``, "What a reader refuses", with file and reason.
     """
     folder = Path(path)
@@ -45,10 +64,19 @@ def open_bundle(
         _check_file(folder / name, record)
     tokenizer = Tokenizer.load(folder / TOKENIZER)
     _check_tokenizer(folder / TOKENIZER, tokenizer, manifest)
+    if form is not None and manifest.form != "both" and form != (manifest.form or "plain"):
+        raise ValueError(f"{folder} has no {form} form")
     try:
-        model = _build(folder, manifest, tokenizer, device, threads)
+        if manifest.kind == "vectors":
+            model: Model = _vectors(folder, manifest, tokenizer, device, threads)
+            goldens = manifest.golden
+        else:
+            names, graphs = _step_graphs(folder, manifest, device, threads, form)
+            model = _build(folder / names[-1], manifest, tokenizer, graphs)
+            fast = names == FAST_GRAPHS[manifest.kind]
+            goldens = (manifest.golden_fast or []) if fast else manifest.golden
         if check:
-            _check_golden(folder / MANIFEST, model)
+            _check_golden(folder / MANIFEST, model, goldens)
             if isinstance(model, Vectors):
                 _check_neighbours(folder / NEIGHBOURS, model)
     except BundleError:
@@ -59,11 +87,27 @@ def open_bundle(
     return model
 
 
-def _build(folder: Path, manifest: Manifest, tokenizer: Tokenizer, device: Device, threads: int) -> Model:
-    names = GRAPHS[manifest.kind]
-    if manifest.kind == "vectors":
-        return _vectors(folder, manifest, tokenizer, device, threads)
-    graphs = [Session(folder / name, device=device, threads=threads) for name in names]
+def _step_graphs(
+    folder: Path, manifest: Manifest, device: Device, threads: int, form: Form | None
+) -> tuple[tuple[str, ...], list[Session]]:
+    """The graphs that a language model or a translator runs, the step graph last, and their files."""
+
+    def opened(names: tuple[str, ...], device: Device) -> tuple[tuple[str, ...], list[Session]]:
+        return names, [Session(folder / name, device=device, threads=threads) for name in names]
+
+    plain, fast = GRAPHS[manifest.kind], FAST_GRAPHS[manifest.kind]
+    if manifest.form != "both" or form == "plain":
+        return opened(plain, device)
+    if form is None and may_use_gpu(device):
+        names, graphs = opened(plain, device)
+        if not graphs[-1].provider.startswith("CPU"):
+            return names, graphs
+    return opened(fast, "cpu")
+
+
+def _build(
+    step: Path, manifest: Manifest, tokenizer: Tokenizer, graphs: list[Session]
+) -> Language | Translator:
     provider = graphs[-1].provider
     try:
         encoder = graphs[0] if manifest.kind == "translator" else None
@@ -74,10 +118,10 @@ def _build(folder: Path, manifest: Manifest, tokenizer: Tokenizer, device: Devic
             raise ValueError(f"the graph has {stepper.vocab} logits and the tokenizer {tokenizer.size} ids")
         if manifest.kind == "translator":
             return Translator(manifest, tokenizer, stepper, provider=provider)
-        lexicon = Lexicon.load(folder / LEXICON) if LEXICON in manifest.files else None
+        lexicon = Lexicon.load(step.with_name(LEXICON)) if LEXICON in manifest.files else None
         return Language(manifest, tokenizer, stepper, provider=provider, lexicon=lexicon)
     except ValueError as error:
-        raise BundleError(folder / names[-1], str(error)) from error
+        raise BundleError(step, str(error)) from error
 
 
 def _vectors(folder: Path, manifest: Manifest, tokenizer: Tokenizer, device: Device, threads: int) -> Vectors:
@@ -140,9 +184,9 @@ def _check_neighbours(path: Path, model: Vectors) -> None:
             raise BundleError(path, f"its neighbours of {model.word_of(id)!r} are not those of the vectors")
 
 
-def _check_golden(path: Path, model: Model) -> None:
+def _check_golden(path: Path, model: Model, goldens: Iterable[Golden]) -> None:
     tolerance = model.manifest.tolerance.get(model.provider, TOLERANCE)
-    for golden in model.manifest.golden:
+    for golden in goldens:
         try:
             output, scores = _answer(model, golden)
         except (InvalidRequest, UnknownWord, ValueError) as error:

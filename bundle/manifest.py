@@ -10,8 +10,8 @@ from msgspec import UNSET, UnsetType
 
 from bundle.errors import BundleError
 
-FORMAT = 3
-READABLE = (3, 2, 1)  # what is read is more than what is promised: the current number and the previous
+FORMAT = 4
+READABLE = (4, 3, 2, 1)  # what is read is more than what is promised: the current number and the previous
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 SCORES = "scores.json"
@@ -20,12 +20,20 @@ CARD = "CARD.md"
 Kind = Literal["vectors", "language", "translator"]
 Level = Literal["char", "word", "bpe"]
 Precision = Literal["fp32", "fp16", "int8"]
+Form = Literal["plain", "fast"]
+"""Of graphs: operators of ONNX alone, or laid out for onnxruntime on CPUs."""
 
 GRAPHS: dict[Kind, tuple[str, ...]] = {
     "vectors": ("vectors.onnx",),
     "language": ("model.onnx",),
     "translator": ("encoder.onnx", "decoder.onnx"),
 }
+FAST_GRAPHS: dict[Kind, tuple[str, ...]] = {
+    "vectors": (),
+    "language": ("model.fast.onnx",),
+    "translator": ("encoder.fast.onnx", "decoder.fast.onnx"),
+}
+"""What stands beside `GRAPHS`, in the same order, in a bundle that has both forms."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,7 +127,10 @@ class Subwords(Record, frozen=True, kw_only=True):
 
 
 class Manifest(Record, frozen=True, kw_only=True):
-    """The facts that travel with a model; see ``docs/bundle-format.md``."""
+    """The facts that travel with a model; see ``docs/bundle-format.md``.
+
+    ``golden_fast`` is for the fast graphs of a bundle that has both forms: rounding activations moves scores.
+    """
 
     format: int = FORMAT
     kind: Kind
@@ -131,19 +142,28 @@ class Manifest(Record, frozen=True, kw_only=True):
     limits: Limits
     decoding: Decoding
     precision: Precision
-    form: Literal["fast"] | UnsetType = UNSET
+    form: Literal["fast", "both"] | UnsetType = UNSET
     subwords: Subwords | UnsetType = UNSET
     files: dict[str, FileRecord]
     revision: str
     provenance: Provenance
     parity: dict[str, Check] = {}
     golden: list[Golden] = []
+    golden_fast: list[Golden] | UnsetType = UNSET
     tolerance: dict[str, float] = {}
+
+
+def graph_names(manifest: Manifest) -> tuple[str, ...]:
+    """The files of all graphs that a bundle has."""
+    more = FAST_GRAPHS[manifest.kind] if manifest.form == "both" else ()
+    return GRAPHS[manifest.kind] + more
 
 
 def least_format(manifest: Manifest) -> int:
     """The lowest format that can say what this manifest says: what export writes, so that older readers open
     a bundle that uses nothing new."""
+    if manifest.form == "both" or manifest.golden_fast is not UNSET:
+        return 4
     if manifest.form is not UNSET:
         return 3
     later = manifest.subwords is not UNSET or any(each.revision for each in manifest.provenance.corpora)
@@ -201,12 +221,14 @@ def read_manifest(folder: str | PathLike[str]) -> Manifest:
 
 
 def _check(path: Path, manifest: Manifest) -> None:
-    for name in (*GRAPHS[manifest.kind], TOKENIZER):
+    for name in (*graph_names(manifest), TOKENIZER):
         if name not in manifest.files:
             raise BundleError(path, f"files: {name} is not recorded")
     for name in manifest.files:
         if Path(name).name != name or "\0" in name or name in {"", ".", "..", MANIFEST}:
             raise BundleError(path, f"files: {name!r} is not a file beside the manifest")
+    if manifest.form is not UNSET and manifest.kind == "vectors":
+        raise BundleError(path, f"form: {manifest.form!r} makes no sense for kind vectors")
     if manifest.format < least_format(manifest):
         raise BundleError(path, f"says what format {manifest.format} has no word for")
     subwords = manifest.subwords

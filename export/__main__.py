@@ -1,4 +1,4 @@
-"""`python -m export RUN BUNDLE [--precision fp32|fp16|int8] [--form plain|fast] [--name NAME] [--force]`"""
+"""`python -m export RUN BUNDLE [--precision fp32|fp16|int8] [--form plain|fast|both] [--name NAME] ...`"""
 
 from __future__ import annotations
 
@@ -45,9 +45,10 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--form",
-        choices=("plain", "fast"),
+        choices=("plain", "fast", "both"),
         default="plain",
-        help="of the graphs: operators of ONNX alone, or laid out for onnxruntime on CPUs",
+        help="of the graphs: operators of ONNX alone, or laid out for onnxruntime on CPUs, or both with the "
+        "weights stored once",
     )
     parser.add_argument("--force", action="store_true", help="replace a bundle of that name")
     parser.add_argument("--name", default="", help="name the bundle answers to (its folder's)")

@@ -20,7 +20,6 @@ from onnx.external_data_helper import set_external_data
 
 from bundle.manifest import (
     CARD,
-    GRAPHS,
     MANIFEST,
     SCORES,
     TOKENIZER,
@@ -30,6 +29,7 @@ from bundle.manifest import (
     Provenance,
     compute_revision,
     encode,
+    graph_names,
     least_format,
 )
 from export import ExportError
@@ -172,7 +172,7 @@ def records(folder: Path) -> dict[str, FileRecord]:
 def finished(manifest: Manifest, folder: Path) -> Manifest:
     """`manifest` with the records of the files in `folder` and the revision that follows."""
     recorded = records(folder)
-    for name in (*GRAPHS[manifest.kind], TOKENIZER):
+    for name in (*graph_names(manifest), TOKENIZER):
         if name not in recorded:
             raise ExportError(f"{name} is missing from the staged bundle")
     manifest = msgspec.structs.replace(manifest, files=recorded, format=least_format(manifest))

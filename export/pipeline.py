@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -18,7 +19,7 @@ from msgspec import UNSET
 from bundle.errors import InvalidRequest
 from bundle.lexicon import LEXICON, Lexicon
 from bundle.load import open_bundle
-from bundle.manifest import GRAPHS, TOKENIZER, Check, Manifest, Precision
+from bundle.manifest import FAST_GRAPHS, GRAPHS, TOKENIZER, Check, Form, Golden, Manifest, Precision
 from bundle.session import Session
 from bundle.stepper import Prompt
 from bundle.tokenizer import Tokenizer
@@ -27,7 +28,7 @@ from export import ExportError, pack
 from export.card import write_card
 from export.defaults import decoding, limits, subwords
 from export.golden import golden
-from export.lower import Form, lower
+from export.lower import lower
 from export.neighbours import WIDTH, write_neighbours
 from export.quantize import round_weights
 from export.speed import measure
@@ -41,6 +42,9 @@ from training.models import Model, count_parameters
 from training.word2vec import load_ngrams, load_run
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+
+Forms = Literal["plain", "fast", "both"]
+"""Which graphs a bundle has; weights that both forms hold are stored once."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,13 @@ def export_run(
     force: bool = False,
     name: str = "",
     neighbours: int = WIDTH,
-    form: Form = "plain",
+    form: Forms = "plain",
 ) -> Report:
     """Makes the bundle `target` of a run folder, or leaves everything as it was.
 
     name: what the bundle is called; its folder's name where empty.
     neighbours: of word vectors, how many of each word are found now, to be looked up when asked for.
-    form: of the graphs, see `export.lower`.
+    form: of the graphs, see `export.lower`; word vectors have one form.
 
     Raises:
         ExportError: `target` may not be replaced, or the graphs do not do what the trained model does.
@@ -110,7 +114,7 @@ def export_run(
             limits=bounds,
             decoding=decoding(recipe, bounds),
             precision=precision,
-            form="fast" if form == "fast" and recipe.kind != "vectors" else UNSET,
+            form=UNSET if form == "plain" or recipe.kind == "vectors" else form,
             subwords=subwords(recipe),
             files={},
             revision="",
@@ -155,8 +159,15 @@ def write_tokenizer(source: Path, target: Path, *, kept: int = 0) -> None:
 def _answered(folder: Path, manifest: Manifest, recipe: Recipe) -> Manifest:
     """Adds the golden examples and proves that the whole opens with them."""
     pack.write_manifest(folder, manifest)
-    model = open_bundle(folder, check=False)
-    manifest = msgspec.structs.replace(manifest, golden=golden(model, recipe.train.samples))
+
+    def answers(form: Form | None) -> list[Golden]:
+        return golden(open_bundle(folder, check=False, form=form), recipe.train.samples)
+
+    if manifest.form == "both":
+        found = {"golden": answers("plain"), "golden_fast": answers("fast")}
+    else:
+        found = {"golden": answers(None)}
+    manifest = msgspec.structs.replace(manifest, **found)
     pack.write_manifest(folder, manifest)
     return manifest
 
@@ -179,29 +190,46 @@ class Candidate:
     """The checks of the graphs as they lie in a folder with that manifest."""
 
 
-def _steps(run: Path, recipe: Recipe, tokenizer: Tokenizer, precision: Precision, form: Form) -> Candidate:
+def _steps(run: Path, recipe: Recipe, tokenizer: Tokenizer, precision: Precision, form: Forms) -> Candidate:
     """A language model or a translator."""
     model, _ = load_model(run)
     assert isinstance(model, Model)
     stored = copy.deepcopy(model)
     round_weights(stored, precision)
+    forms: tuple[Form, ...] = ("plain", "fast") if form == "both" else (form,)
+    # where both stand side by side, the fast ones have names of their own
+    plain = GRAPHS[recipe.kind]
+    names = {
+        each: dict(
+            zip(plain, FAST_GRAPHS[recipe.kind] if len(forms) > 1 and each == "fast" else plain, strict=True)
+        )
+        for each in forms
+    }
+    graphs = {
+        names[each][name]: graph for each in forms for name, graph in lower(model, precision, each).items()
+    }
 
     def verify(folder: Path, manifest: Manifest) -> dict[str, Check]:
-        subject = Subject(
-            kind=recipe.kind,
-            trained=model,
-            rounded=stored,
-            graphs={name: folder / name for name in GRAPHS[recipe.kind]},
-            precision=precision,
-            special=manifest.special,
-            limits=manifest.limits,
-            form=form,
-        )
         samples = sample_prompts(recipe, tokenizer, manifest)
-        verified = verify_whole if form == "fast" and precision == "int8" else verify_steps
-        return verified(subject, samples, vocab=tokenizer.size, seed=recipe.seed)
+        checks: dict[str, Check] = {}
+        for each in forms:
+            subject = Subject(
+                kind=recipe.kind,
+                trained=model,
+                rounded=stored,
+                graphs={name: folder / file for name, file in names[each].items()},
+                precision=precision,
+                special=manifest.special,
+                limits=manifest.limits,
+                form=each,
+            )
+            verified = verify_whole if each == "fast" and precision == "int8" else verify_steps
+            found = verified(subject, samples, vocab=tokenizer.size, seed=recipe.seed)
+            mark = "fast_" if each == "fast" and len(forms) > 1 else ""
+            checks |= {f"{mark}{check}": result for check, result in found.items()}
+        return checks
 
-    return Candidate(lower(model, precision, form), count_parameters([model]), verify)
+    return Candidate(graphs, count_parameters([model]), verify)
 
 
 def sample_prompts(recipe: Recipe, tokenizer: Tokenizer, manifest: Manifest) -> list[Prompt]:

@@ -19,11 +19,11 @@ from msgspec.structs import astuple
 from numpy.typing import NDArray
 
 from bundle.decoding import Decoder, Request, run
-from bundle.manifest import Check, Limits, Special
+from bundle.manifest import Check, Form, Limits, Special
 from bundle.session import Session
 from bundle.stepper import Array, Graph, Prompt, Stepper, TensorSpec
 from export import ExportError
-from export.lower import Form, borders
+from export.lower import borders
 from training.models import Model
 from training.models.graph import TorchGraph
 

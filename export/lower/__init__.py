@@ -3,11 +3,9 @@
 Nothing is traced: no example's shape can be frozen into a graph, and the operators are the ones chosen here.
 """
 
-from typing import Literal
-
 import onnx
 
-from bundle.manifest import Precision
+from bundle.manifest import Form, Precision
 from bundle.stepper import TensorSpec
 from export.lower import fast, fast_recurrent, recurrent, transformer
 from export.lower.builder import OPSET, GraphBuilder
@@ -15,11 +13,7 @@ from training.models import Model
 from training.models.recurrent import RecurrentLanguage, RecurrentTranslator
 from training.models.transformer import TransformerLanguage, TransformerTranslator
 
-__all__ = ["OPSET", "Border", "Form", "borders", "lower"]
-
-Form = Literal["plain", "fast"]
-"""`plain`: operators of ONNX alone. `fast`: laid out for onnxruntime on CPUs, all models but
-recurrent translators."""
+__all__ = ["OPSET", "Border", "borders", "lower"]
 
 Border = tuple[dict[str, TensorSpec], dict[str, TensorSpec]]
 """Inputs and outputs."""
@@ -30,6 +24,7 @@ def lower(model: Model, precision: Precision = "fp32", form: Form = "plain") -> 
 
     Args:
         model: a trained module; dropout has no part in its graphs.
+        form: `plain`, or `fast`, which all models have but recurrent translators.
         precision: how matrices are stored. Arithmetic is float32, but for fast int8 graphs: those multiply
             whole numbers.
 

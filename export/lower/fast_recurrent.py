@@ -20,15 +20,13 @@ from bundle.stepper import TensorSpec
 from export.lower.builder import GraphBuilder
 from export.lower.fast import BEST, Specs, best
 from export.lower.layers import lookup
+from export.lower.recurrent import FAST_GATES, gates_of
 from export.quantize import restored
 from training.models.contract import present
 from training.models.recurrent import Cells, Output, RecurrentLanguage, state_names
 
 FOLDED: Final = 2048
 """Most tokens whose share of the gates is kept in a table; of more it would be larger than what it saves."""
-
-#: Where torch's blocks of gates stand here: those behind a sigmoid first.
-GATES: Final = {"rnn": (0,), "gru": (0, 1, 2), "lstm": (0, 1, 3, 2)}
 
 State = dict[str, str]
 
@@ -212,9 +210,8 @@ def _table(b: GraphBuilder, weight: torch.Tensor, tokens: nn.Embedding | None, b
 
 
 def _part(module: Cells, name: str, layer: int) -> torch.Tensor:
-    """A layer's weight or bias with the gates in the order of `GATES`."""
-    blocks = getattr(module.net, f"{name}_l{layer}").detach().split(module.hidden)
-    return torch.cat([blocks[gate] for gate in GATES[module.architecture]])
+    """A layer's weight or bias with its gates in the order of this form."""
+    return gates_of(module, f"{name}_l{layer}", FAST_GATES[module.architecture])
 
 
 def _top(model: RecurrentLanguage) -> str:

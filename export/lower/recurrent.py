@@ -20,7 +20,9 @@ from training.models.recurrent import (
 )
 
 #: Where torch's blocks of gates stand in the operator: LSTM i f g o -> i o f c, GRU r z n -> z r h.
-GATES: Final = {"rnn": (0,), "gru": (1, 0, 2), "lstm": (0, 3, 1, 2)}
+GATES: Final[dict[str, tuple[int, ...]]] = {"rnn": (0,), "gru": (1, 0, 2), "lstm": (0, 3, 1, 2)}
+#: The same for the fast form: those behind a sigmoid first.
+FAST_GATES: Final[dict[str, tuple[int, ...]]] = {"rnn": (0,), "gru": (0, 1, 2), "lstm": (0, 1, 3, 2)}
 OPERATORS: Final = {"rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}
 
 State = dict[str, str]
@@ -136,6 +138,9 @@ def weights(b: GraphBuilder, name: str, module: Cells, layer: int) -> list[str]:
     suffixes = [f"l{layer}", f"l{layer}_reverse"] if module.bidirectional else [f"l{layer}"]
     values = []
     for part in ("weight_ih", "weight_hh"):
+        if part == "weight_hh" and not module.bidirectional:
+            values.append(_held(b, f"{name}.{part}_l{layer}", module, layer))
+            continue
         whole = torch.cat([_reordered(module, f"{part}_{suffix}") for suffix in suffixes])
         rows = b.rows(f"{name}.{part}_l{layer}", whole)
         shape = b.ints(len(suffixes), whole.shape[0] // len(suffixes), whole.shape[1])
@@ -147,10 +152,27 @@ def weights(b: GraphBuilder, name: str, module: Cells, layer: int) -> list[str]:
     return [*values, b.vector(f"{name}.bias_l{layer}", torch.stack(biases))]
 
 
+def _held(b: GraphBuilder, name: str, module: Cells, layer: int) -> str:
+    """R of a layer, [1, gates * hidden, hidden], from a matrix that lies as the fast form multiplies by it.
+
+    So a bundle of both forms stores it once. The runtime turns it when it opens the graph.
+    """
+    stored, wanted = FAST_GATES[module.architecture], GATES[module.architecture]
+    matrix = b.matrix(name, gates_of(module, f"weight_hh_l{layer}", stored))
+    if len(wanted) > 1:
+        blocks = b.nodes("Split", matrix, outputs=len(stored), axis=-1, num_outputs=len(stored))
+        matrix = b.node("Concat", *(blocks[stored.index(gate)] for gate in wanted), axis=-1)
+    return b.node("Unsqueeze", b.node("Transpose", matrix, perm=[1, 0]), b.ints(0))
+
+
+def gates_of(module: Cells, name: str, order: tuple[int, ...]) -> torch.Tensor:
+    """A weight or bias of torch's with its blocks of gates in another order."""
+    blocks = getattr(module.net, name).detach().split(module.hidden)
+    return torch.cat([blocks[gate] for gate in order])
+
+
 def _reordered(module: Cells, name: str) -> torch.Tensor:
-    parameter = getattr(module.net, name)
-    blocks = parameter.detach().split(module.hidden)
-    return torch.cat([blocks[gate] for gate in GATES[module.architecture]])
+    return gates_of(module, name, GATES[module.architecture])
 
 
 def last(b: GraphBuilder, module: Cells, value: str) -> str:

@@ -58,7 +58,8 @@ def test_the_revision_follows_what_decides_an_answer(manifest: Manifest) -> None
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda plain: plain.update(format=4), "format 4 is not understood"),
+        (lambda plain: plain.update(format=5), "format 5 is not understood"),
+        (lambda plain: plain.update(form="both"), "model.fast.onnx is not recorded"),
         (lambda plain: plain.update(format="1"), "format '1' is not understood"),
         (lambda plain: plain.pop("format"), "format None is not understood"),
         (lambda plain: plain.update(surprise=1), "unknown field `surprise`"),
