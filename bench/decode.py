@@ -18,7 +18,7 @@ import torch
 
 from bench.rounds import Row, interleave, rows
 from bundle.decoding import Decoder, Request, run
-from bundle.manifest import MANIFEST, TOKENIZER, Manifest, Precision, read_manifest
+from bundle.manifest import MANIFEST, TOKENIZER, Form, Manifest, Precision, read_manifest
 from bundle.session import Session
 from bundle.stepper import Prompt, Stepper
 from bundle.tokenizer import Tokenizer
@@ -27,6 +27,7 @@ from export.pack import write_graphs
 from training.config import recipe_from
 from training.models import Language, Model, Translator, build
 from training.models.graph import TorchGraph
+from training.models.recurrent import RecurrentTranslator
 
 PEER = "torch eager, with state"
 NAIVE = "torch eager, all again each token"
@@ -35,7 +36,7 @@ PROMPT, NEW = 16, 32
 
 
 def measure(models: Path, *, rounds: int = 5) -> list[Row]:
-    """Tokens a second of every language model and translator of a folder, fp32 and int8."""
+    """Tokens a second of every language model and translator of a folder."""
     found: list[Row] = []
     for path in sorted(models.glob(f"*/{MANIFEST}")):
         manifest = read_manifest(path.parent)
@@ -58,7 +59,7 @@ def random_model(manifest: Manifest, vocab: int) -> Model:
 
 
 def sides(model: Model, manifest: Manifest, folder: Path) -> Mapping[str, Callable[[], float]]:
-    """What decodes: torch in two ways, graphs in two precisions. Each call returns tokens a second."""
+    """What decodes: torch in two ways, graphs plain and fast. Each call returns tokens a second."""
     translator = isinstance(model, Translator)
     pad, context = manifest.special.pad or 0, manifest.limits.context_tokens
     new = min(NEW, context - PROMPT) if context else NEW
@@ -68,14 +69,19 @@ def sides(model: Model, manifest: Manifest, folder: Path) -> Mapping[str, Callab
         return Stepper(step, encoder, pad=pad, capacity=context)
 
     steppers = {PEER: stepper(TorchGraph(model), TorchGraph(model, "encode") if translator else None)}
-    precisions: tuple[Precision, ...] = ("fp32", "int8")
-    for precision in precisions:
-        place = folder / precision
+    lowered: list[tuple[str, Precision, Form]] = [
+        ("voisin plain fp32", "fp32", "plain"),
+        ("voisin plain int8", "int8", "plain"),
+    ]
+    if not isinstance(model, RecurrentTranslator):
+        lowered.append(("voisin fast int8", "int8", "fast"))
+    for side, precision, form in lowered:
+        place = folder / f"{precision}-{form}"
         place.mkdir()
-        write_graphs(place, lower(model, precision))
+        write_graphs(place, lower(model, precision, form))
         step = Session(place / ("decoder.onnx" if translator else "model.onnx"))
         encoder = Session(place / "encoder.onnx") if translator else None
-        steppers[f"voisin {precision}"] = stepper(step, encoder)
+        steppers[side] = stepper(step, encoder)
     return {
         **{side: partial(_decode, one, prompt, new, pad) for side, one in steppers.items()},
         NAIVE: partial(_again, model, prompt, new),

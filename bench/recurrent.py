@@ -20,10 +20,10 @@ import torch
 
 from bench.rounds import Row, interleave, rows
 from bundle.decoding import Decoder, Request, run
-from bundle.manifest import Precision
+from bundle.manifest import Form, Precision
 from bundle.session import Session
 from bundle.stepper import Prompt, Stepper
-from export.lower import Form, lower
+from export.lower import lower
 from export.pack import write_graphs
 from training.models import build
 from training.models.config import ModelConfig

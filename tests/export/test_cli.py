@@ -15,10 +15,9 @@ from onnx import ModelProto, numpy_helper
 import export.pipeline
 from bundle.language import CompletionOptions, Language
 from bundle.load import open_bundle
-from bundle.manifest import read_manifest
+from bundle.manifest import Form, read_manifest
 from bundle.translator import TranslationOptions, Translator
 from export.__main__ import main
-from export.lower import Form
 from export.quantize import Precision
 from training.models import Model
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from bundle.decoding import Decoder, Finished, Request, run
 from bundle.load import open_bundle
-from bundle.manifest import read_manifest
+from bundle.manifest import Form, read_manifest
 from bundle.session import Session
 from bundle.stepper import Prompt, Stepper
 from bundle.translator import TranslationOptions, Translator
-from export.lower import Form, lower
+from export.lower import lower
 from export.lower.fast import BEST
 from export.pack import write_graphs
 from export.pipeline import export_run
