@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def train(recipe: Recipe, text: str, folder: Path, *, resume: bool = False) -> None:
     """Runs one job into a run folder.
 
-    There it leaves ``recipe.toml``, ``corpora.json`` and ``tokenizer.json``, then ``checkpoints/``,
+    There it leaves ``recipe.toml``, ``corpora.json``, ``tokenizer.json`` and perhaps ``words.txt``, then ``checkpoints/``,
     ``metrics.jsonl``, ``curves.png``, ``samples.txt`` and ``evaluation.json``; for vectors, what
     ``word2vec.fit`` writes. A network is trained by all processes that torchrun started, and process 0 leaves
     what is left; one that torchrun started again resumes unasked.
@@ -128,8 +128,10 @@ def _network(recipe: Recipe, text: str, folder: Path, resume: bool, group: Group
     import torch
     from tokenizers import Tokenizer as Backend
 
+    from bundle.lexicon import LEXICON
     from bundle.tokenizer import Tokenizer
     from training.checkpoint import TOKENIZER
+    from training.lexicon import make_lexicon
     from training.loop import Loop
     from training.models import count_parameters
     from training.prepare import make_task, make_tokenizer
@@ -140,7 +142,10 @@ def _network(recipe: Recipe, text: str, folder: Path, resume: bool, group: Group
     def written() -> str:
         if not resume:
             make_tokenizer(recipe, folder / TOKENIZER)
-        return Tokenizer.load(folder / TOKENIZER).to_json()
+        tokenizer = Tokenizer.load(folder / TOKENIZER)
+        if recipe.lexicon and not resume:
+            make_lexicon(recipe, tokenizer, folder / LEXICON)
+        return tokenizer.to_json()
 
     tokenizer = Tokenizer(Backend.from_str(group.led(written)))
     task = make_task(recipe, tokenizer, group)

@@ -10,6 +10,7 @@ import pytest
 
 from bundle.lexicon import LEXICON, Lexicon
 from bundle.tokenizer import Tokenizer
+from training.__main__ import main as train
 from training.config import RecipeError, load_recipe
 from training.lexicon import known_words, make_lexicon
 from training.tokenizer import train_tokenizer
@@ -77,7 +78,21 @@ def test_every_line_is_counted_once_whatever_its_weight(tmp_path: Path) -> None:
     assert not (tmp_path / "none.txt").exists()
 
 
-def test_a_run_gets_its_words_and_a_translator_has_no_use_for_them(tmp_path: Path) -> None:
+def test_a_run_begins_by_counting_its_words(tmp_path: Path) -> None:
+    text, recipe, run = tmp_path / "text.txt", tmp_path / "recipe.toml", tmp_path / "run"
+    # the same words in lines that differ, since each line counts once
+    text.write_text("".join(f"la maison est là{' et là' * n}\n" for n in range(9)), encoding="utf-8")
+    more = "[tokenizer]\nsize = 300\n[train]\nsteps = 1\nsequence = 8\nbatch_tokens = 16\n"
+    recipe.write_text(RECIPE.format(path=text) + more)
+    assert train([str(recipe), "--run", str(run)]) == 0
+    assert (run / LEXICON).read_text(encoding="utf-8").split() == ["est", "et", "la", "là", "maison"]
+    (run / LEXICON).unlink()
+    # what a run began with is not made again
+    assert train([str(recipe), "--run", str(run), "--resume", "--set", "train.steps=2"]) == 0
+    assert not (run / LEXICON).exists()
+
+
+def test_words_are_found_for_a_run_that_is_there_and_a_translator_has_no_use_for_them(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("la maison est là\n" * 20, encoding="utf-8")
     path = tmp_path / "recipe.toml"
