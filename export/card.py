@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 
 import msgspec
@@ -18,8 +19,13 @@ LANGUAGES = {"en": "English", "fr": "French"}
 LEVELS = {"char": "character by character", "word": "word by word", "bpe": "sub-word by sub-word"}
 PRECISIONS = {
     "fp32": "32-bit floats",
-    "fp16": "16-bit floats, computed in 32",
-    "int8": "8-bit integers with a scale for each output channel, computed in 32-bit floats",
+    "fp16": "16-bit floats",
+    "int8": "8-bit integers with a scale for each output channel",
+}
+FORMS = {
+    "plain": "operators of ONNX alone, for any runtime",
+    "fast": "laid out for onnxruntime on CPUs",
+    "both": "one set laid out for onnxruntime on CPUs, one of operators of ONNX alone for everything else",
 }
 CHECKS = {
     "full_vs_torch": "logits: graph against torch, largest difference",
@@ -34,6 +40,11 @@ CHECKS = {
     "rounded_choices": "loss by rounding the weights: positions whose likeliest token changes, share",
     "rankings_vs_gensim": "ten nearest words that are not gensim's, share of queries",
     "cosines_vs_gensim": "cosines: graph against gensim, largest difference",
+    # of graphs that multiply whole numbers, which no torch can be held against number by number
+    "whole_stepwise_vs_full": (
+        "logits: token by token against all at once, root mean square in standard deviations"
+    ),
+    "whole_row_vs_batch": "texts whose logits differ alone and in a batch, number",
     "missed_of_ten": "loss by rounding the vectors: of gensim's ten nearest words, share not found",
 }
 
@@ -75,18 +86,30 @@ def card(manifest: Manifest, scores: Mapping[str, object]) -> str:
         table(
             ("check", "bound", "observed"),
             [
-                (CHECKS.get(name, name), f"{check.bound:g}", f"{check.observed:.2g}")
-                for name, check in sorted(manifest.parity.items(), key=_place)
+                (what, f"{check.bound:g}", f"{check.observed:.2g}")
+                for _, what, check in sorted(_checks(manifest), key=itemgetter(0))
             ],
         ),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _place(item: tuple[str, Check]) -> tuple[int, str]:
-    """Checks in the order of CHECKS."""
-    name, _ = item
-    return list(CHECKS).index(name) if name in CHECKS else len(CHECKS), name
+def _checks(manifest: Manifest) -> Iterator[tuple[tuple[int, int], str, Check]]:
+    """The checks with what each says in words, and their places: graphs by graphs, in the order of CHECKS."""
+    order = list(CHECKS)
+    for name, check in manifest.parity.items():
+        fast = manifest.form == "fast" or name.startswith("fast_")
+        plain = name.removeprefix("fast_")
+        exact = plain.startswith("fp32_")
+        plain = plain.removeprefix("fp32_")
+        if exact and plain.startswith("round"):
+            continue  # nothing was rounded
+        if fast and manifest.precision == "int8" and not exact and f"whole_{plain}" in CHECKS:
+            plain = f"whole_{plain}"
+        graphs = "fast graphs, " if manifest.form == "both" and fast else ""
+        graphs += "before rounding, " if exact else ""
+        place = order.index(plain) if plain in CHECKS else len(order)
+        yield (2 * fast + (fast and not exact), place), f"{graphs}{CHECKS.get(plain, plain)}", check
 
 
 def purpose(manifest: Manifest) -> str:
@@ -112,13 +135,14 @@ def facts(manifest: Manifest, recipe: Recipe, scores: Mapping[str, object]) -> l
         ("architecture", architecture(recipe)),
         ("parameters", f"{manifest.provenance.parameters:,}"),
         ("stored as", PRECISIONS[manifest.precision]),
+        *([("graphs", FORMS[manifest.form or "plain"])] if manifest.kind != "vectors" else []),
         ("size", f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"),
         ("revision", f"`{manifest.revision}`"),
         ("made", f"{manifest.provenance.created} from commit {manifest.provenance.commit[:12] or '(none)'}"),
     ]
     if "speed" in scores:
         speed = msgspec.convert(scores["speed"], Speed)
-        rows.insert(5, ("speed", f"{speed.milliseconds:.2g} ms {speed.per}, one thread of {speed.machine}"))
+        rows.insert(-2, ("speed", f"{speed.milliseconds:.2g} ms {speed.per}, one thread of {speed.machine}"))
     return rows
 
 
@@ -173,7 +197,8 @@ def examples(manifest: Manifest) -> str:
         "language": ("after", "it writes"),
         "translator": (language(manifest.languages[0]), language(manifest.languages[-1])),
     }
-    rows = [(", ".join(example.input), ", ".join(example.output)) for example in manifest.golden]
+    golden = manifest.golden_fast or manifest.golden
+    rows = [(", ".join(example.input), ", ".join(example.output)) for example in golden]
     return table(heads[manifest.kind], rows)
 
 

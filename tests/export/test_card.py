@@ -217,3 +217,24 @@ def test_other_kinds_have_cards_too(kind: str) -> None:
         assert "Nearest words and analogies in French." in text
         assert "Word2Vec, skip-gram, 5 negative samples, 100 dimensions, window 5" in text
         assert "| word | nearest |" in text
+
+
+def test_both_forms_tell_their_checks_apart() -> None:
+    parity = {
+        name: Check(bound=1.0, observed=observed)
+        for name, observed in (
+            ("row_vs_batch", 0.1),
+            ("fast_row_vs_batch", 0.2),
+            ("fast_fp32_row_vs_batch", 0.3),
+            ("fast_fp32_rounding", 0.0),
+        )
+    }
+    text = card(manifest(form="both", parity=parity), {})
+    assert "| graphs | one set laid out for onnxruntime on CPUs, one of" in text
+    rows = [line for line in text.splitlines() if line.endswith(("0.1 |", "0.2 |", "0.3 |", "| 0 |"))]
+    assert rows == [
+        "| logits: a row alone against the same row in a batch, largest difference | 1 | 0.1 |",
+        "| fast graphs, before rounding, logits: a row alone against the same row in a batch, "
+        "largest difference | 1 | 0.3 |",
+        "| fast graphs, texts whose logits differ alone and in a batch, number | 1 | 0.2 |",
+    ]
