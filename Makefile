@@ -82,4 +82,4 @@ constraints: .venv-dev/.ready ## write constraints.txt from the development envi
 	@touch $@
 
 clean: ## remove the environments and caches
-	rm -rf .venv .venv-dev .mypy_cache .ruff_cache .pytest_cache build *.egg-info bench/out
+	rm -rf .venv .venv-dev .venv-gpu .mypy_cache .ruff_cache .pytest_cache build *.egg-info bench/out

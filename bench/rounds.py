@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from export.speed import processor
-
 OUT = Path(__file__).parent / "out"
 
 
@@ -68,6 +66,8 @@ def rows(question: str, values: Mapping[str, Sequence[float]], *, unit: str, pee
 
 def save(name: str, found: Sequence[Row]) -> Path:
     """Writes bench/out/NAME.json."""
+    from export.speed import processor  # which brings torch; a machine with a GPU need not have it
+
     OUT.mkdir(parents=True, exist_ok=True)
     path = OUT / f"{name}.json"
     report = {

@@ -98,11 +98,10 @@ def _step_graphs(
     plain, fast = GRAPHS[manifest.kind], FAST_GRAPHS[manifest.kind]
     if manifest.form != "both" or form == "plain":
         return opened(plain, device)
-    if form is None and may_use_gpu(device):
-        names, graphs = opened(plain, device)
-        if not graphs[-1].provider.startswith("CPU"):
-            return names, graphs
-    return opened(fast, "cpu")
+    if form == "fast" or not may_use_gpu(device):
+        return opened(fast, device)
+    names, graphs = opened(plain, device)
+    return (names, graphs) if not graphs[-1].provider.startswith("CPU") else opened(fast, "cpu")
 
 
 def _build(

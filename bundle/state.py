@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from bundle.tensors import HOST, Array, RowOps, Tensor
 
 #: A past of fixed capacity is made this much longer when it is full: a few copies in a long answer, little
 #: memory for a short one.
@@ -55,10 +55,10 @@ class Bound:
         inputs: dict[str, Array],
         best: Best,
         *,
-        before: dict[str, Array],
-        after: dict[str, Array],
+        before: Mapping[str, Tensor],
+        after: Mapping[str, Tensor],
         capacity: int = 0,
-        held: Mapping[str, Array] | None = None,
+        held: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.capacity = capacity
         self.inputs = inputs
@@ -83,15 +83,15 @@ class State:
 
     Attributes:
         lengths: tokens in the past of each row.
-        past, memory: by the names of the graph's inputs.
+        past, memory: by the names of the graph's inputs; on the device where the graph keeps them there.
         source_counts: tokens of each row's source.
         sources: a number for each row's source; rows with the same number read the same memory.
         bound: a run that reads these very arrays or has written them, once there is one.
     """
 
     lengths: NDArray[np.int32]
-    past: dict[str, Array]
-    memory: dict[str, Array] = field(default_factory=dict)
+    past: Mapping[str, Tensor]
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
     source_counts: NDArray[np.int32] | None = None
     sources: NDArray[np.int64] | None = None
     bound: "Bound | None" = None
@@ -106,11 +106,20 @@ class Layout:
     Args:
         past, memory: the specs of the state.
         group: the source axis always is a whole number of groups long.
+        rows: arranges rows where the tensors lie.
     """
 
-    def __init__(self, past: Sequence[TensorSpec], memory: Sequence[TensorSpec], *, group: int) -> None:
+    def __init__(
+        self,
+        past: Sequence[TensorSpec],
+        memory: Sequence[TensorSpec],
+        *,
+        group: int,
+        rows: RowOps = HOST,
+    ) -> None:
         self.past = past
         self.memory = memory
+        self._rows = rows
         self._group = group
         self._axes = {
             spec.name: axis
@@ -128,11 +137,11 @@ class Layout:
         longest = int(lengths.max(initial=0))
         sources = state.sources if state.sources is None else state.sources[rows]
         counts = None if state.source_counts is None else state.source_counts[rows]
-        past = {
-            name: reordered(array, rows, self._axes.get(name), longest)
+        past: Mapping[str, Tensor] = {
+            name: self._rows.reorder(tensor, rows, self._axes.get(name), longest)
             if name in self.fixed or state.bound is not None
-            else self._cut(name, array, longest)[rows]
-            for name, array in state.past.items()
+            else self._rows.take(self._cut(name, tensor, longest), rows)
+            for name, tensor in state.past.items()
         }
         if state.bound is not None and len(rows) == len(state):
             past = state.past  # reordered where it lies, and still the dictionary that the run goes by
@@ -142,7 +151,10 @@ class Layout:
             bound = state.bound if len(rows) == len(state) else None
         else:
             widest = 0 if counts is None else self.whole_groups(int(counts.max(initial=0)))
-            memory = {name: self._cut(name, array, widest)[rows] for name, array in state.memory.items()}
+            memory = {
+                name: self._rows.take(self._cut(name, tensor, widest), rows)
+                for name, tensor in state.memory.items()
+            }
         return State(lengths, past, memory, counts, sources, bound)
 
     def join(self, states: Sequence[State]) -> State:
@@ -153,33 +165,32 @@ class Layout:
         sources = [state.sources for state in states if state.sources is not None]
         return State(
             np.concatenate([state.lengths for state in states]),
-            {spec.name: self._stack(spec.name, [s.past[spec.name] for s in states]) for spec in self.past},
-            {
-                spec.name: self._stack(spec.name, [s.memory[spec.name] for s in states])
-                for spec in self.memory
-            },
+            {spec.name: self._stack(spec.name, [s.past for s in states]) for spec in self.past},
+            {spec.name: self._stack(spec.name, [s.memory for s in states]) for spec in self.memory},
             np.concatenate(counts) if counts else None,
             np.concatenate(sources) if sources else None,
         )
 
-    def cut(self, past: Mapping[str, Array], longest: int) -> dict[str, Array]:
+    def cut(self, past: Mapping[str, Tensor], longest: int) -> dict[str, Tensor]:
         """A past that grows, cut to its longest row."""
         return {
-            name: self._cut(name, array, longest) if name in self.growing else array
-            for name, array in past.items()
+            name: self._cut(name, tensor, longest) if name in self.growing else tensor
+            for name, tensor in past.items()
         }
 
-    def enlarge(self, past: Mapping[str, Array], tokens: int, most: int) -> dict[str, Array]:
+    def enlarge(self, past: Mapping[str, Tensor], tokens: int, most: int) -> dict[str, Tensor]:
         """A past of fixed capacity with room for so many tokens; `most` (0 = unbounded) are ever needed."""
         found = dict(past)
         for name in self.fixed:
-            array, axis = past[name], self._axes[name]
-            if array.shape[axis] < tokens:
+            axis = self._axes[name]
+            if past[name].shape[axis] < tokens:
+                array = np.asarray(past[name])
                 shape = list(array.shape)
                 shape[axis] = room(tokens, most)
                 # zeros: a graph of plain operators multiplies what it does not see by nought
-                found[name] = np.zeros(shape, array.dtype)
-                found[name][(slice(None),) * axis + (slice(array.shape[axis]),)] = array
+                larger = np.zeros(shape, array.dtype)
+                larger[(slice(None),) * axis + (slice(array.shape[axis]),)] = array
+                found[name] = larger
         return found
 
     def axis(self, name: str) -> int:
@@ -190,45 +201,18 @@ class Layout:
         """A length rounded up to whole groups."""
         return -(-size // self._group) * self._group
 
-    def _cut(self, name: str, array: Array, length: int) -> Array:
-        """The first ``length`` entries of the axis that grows, where there is one; a view."""
+    def _cut(self, name: str, tensor: Tensor, length: int) -> Tensor:
+        """The first ``length`` entries of the axis that grows, where there is one."""
         axis = self._axes.get(name)
-        if axis is None or array.shape[axis] <= length:
-            return array
-        return array[(slice(None),) * axis + (slice(length),)]
+        if axis is None or tensor.shape[axis] <= length:
+            return tensor
+        return self._rows.cut(tensor, axis, length)
 
-    def _stack(self, name: str, arrays: list[Array]) -> Array:
-        axis = self._axes.get(name)
-        if axis is None or len({array.shape[axis] for array in arrays}) == 1:
-            return np.concatenate(arrays)
-        shape = list(arrays[0].shape)
-        shape[0] = sum(len(array) for array in arrays)
-        shape[axis] = max(array.shape[axis] for array in arrays)
-        stacked = np.zeros(shape, arrays[0].dtype)
-        start = 0
-        for array in arrays:
-            rows = slice(start, start + len(array))
-            stacked[(rows, *(slice(None),) * (axis - 1), slice(array.shape[axis]))] = array
-            start += len(array)
-        return stacked
+    def _stack(self, name: str, parts: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        return self._rows.stack([part[name] for part in parts], self._axes.get(name))
 
 
 def room(tokens: int, most: int) -> int:
     """The capacity to give a past that must hold so many tokens, of at most `most` (0 = unbounded)."""
     wanted = -(-tokens // ROOM) * ROOM
     return min(wanted, most) if most else wanted
-
-
-def reordered(array: Array, rows: NDArray[np.int64], axis: int | None, longest: int) -> Array:
-    """`array[rows]`, of which the first `longest` entries of an axis count (None = all there is).
-
-    Where as many rows stay, only those that move are copied, and in place: reordering the beams of a large
-    batch would otherwise copy everything that it remembers, at every step.
-    """
-    if len(rows) != len(array):
-        return array[rows]
-    moved = np.flatnonzero(rows != np.arange(len(rows)))
-    if len(moved):
-        used = () if axis is None else (slice(None),) * (axis - 1) + (slice(longest),)
-        array[(moved, *used)] = array[(rows[moved], *used)]
-    return array

@@ -7,12 +7,13 @@ the graph declares, and keeps for every row what the next step needs.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.state import Array, Best, Bound, Layout, State, TensorSpec, room
+from bundle.state import Best, Bound, Layout, State, TensorSpec, room
+from bundle.tensors import HOST, Array, RowOps, Tensor
 
 __all__ = ["Array", "Best", "Graph", "Prompt", "Scores", "State", "Stepper", "TensorSpec"]
 
@@ -44,6 +45,20 @@ class InPlaceGraph(Graph, Protocol):
 
     def bind(self, feeds: Mapping[str, Array], fetches: Mapping[str, Array]) -> Callable[[], None] | None:
         """A run over these very arrays, to be called again and again; None where there is no such thing."""
+
+
+@runtime_checkable
+class ResidentGraph(Graph, Protocol):
+    """A graph that can keep what it computes where it computes."""
+
+    @property
+    def rows(self) -> RowOps | None:
+        """How rows are arranged there; None where all that is computed comes back to the host."""
+
+    def keep(
+        self, feeds: Mapping[str, Tensor], fetches: Sequence[str], kept: Sequence[str]
+    ) -> tuple[list[Array], list[Tensor]]:
+        """Compute ``fetches``, which come to the host, and ``kept``, which do not and may be fed again."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +102,9 @@ class Stepper:
         self._past = [spec for name, spec in graph.inputs.items() if name.startswith("past.")]
         self._memory = [spec for name, spec in graph.inputs.items() if name.startswith("memory.")]
         self._check()
-        self._layout = Layout(self._past, self._memory, group=_GROUP)
+        self._resident = _resident(graph)
+        rows = None if self._resident is None else self._resident.rows
+        self._layout = Layout(self._past, self._memory, group=_GROUP, rows=rows or HOST)
         # Only a recurrent state is changed by padding, and only where the graph is not told of it.
         forms = [spec.place("past", "capacity") is not None for spec in self._past]
         self._pads = "counts" in graph.inputs or all(forms)
@@ -153,7 +170,7 @@ class Stepper:
 
     def advance(self, state: State, ids: NDArray[np.int64], *, logits: bool) -> tuple[Scores, State]:
         """:meth:`step`, with the logits only where they are wanted or where there is nothing else."""
-        if self.best and not logits and self._layout.steady:
+        if self.best and not logits and self._layout.steady and self._resident is None:
             return self._step_in_place(state, ids)
         return self._run(state, ids[:, None], np.ones(len(ids), np.int32), logits=logits)
 
@@ -213,7 +230,7 @@ class Stepper:
         return ids, counts
 
     def _start(self, prompts: Sequence[Prompt]) -> State:
-        made: dict[str, Array] = {}
+        made: dict[str, Tensor] = {}
         counts = sources = None
         if self._encoder is not None:
             ids, counts = self._pack(
@@ -223,10 +240,15 @@ class Stepper:
             if "counts" in self._encoder.inputs:
                 feeds["counts"] = counts
             names = list(self._encoder.outputs)
-            made = dict(zip(names, self._encoder.run(feeds, names), strict=True))
+            # what a graph on the host would only have to fetch again is not left behind
+            resident = None if self._resident is None else _resident(self._encoder)
+            found: Sequence[Tensor] = (
+                self._encoder.run(feeds, names) if resident is None else resident.keep(feeds, [], names)[1]
+            )
+            made = dict(zip(names, found, strict=True))
             sources = np.array([next(self._numbers) for _ in prompts], np.int64)
         sizes = {"batch": len(prompts), "past": 0, "capacity": room(1, self.capacity)}
-        past = {
+        past: dict[str, Tensor] = {
             spec.name: made[spec.name]
             if spec.name in made
             else np.zeros([axis if isinstance(axis, int) else sizes[axis] for axis in spec.axes], np.float32)
@@ -263,7 +285,7 @@ class Stepper:
         held = self._layout.enlarge(
             state.past, int(state.lengths.max(initial=0)) + ids.shape[1], self.capacity
         )
-        feeds: dict[str, Array] = {"ids": ids, **held, **state.memory}
+        feeds: dict[str, Any] = {"ids": ids, **held, **state.memory}
         for name, array in (
             ("counts", counts),
             ("lengths", state.lengths),
@@ -272,13 +294,22 @@ class Stepper:
         ):
             if name in self._graph.inputs and array is not None:
                 feeds[name] = array
-        outputs = self._graph.run(feeds, [*fetches, *self._present.values()])
-        found, present = outputs[: len(fetches)], outputs[len(fetches) :]
+        names = list(self._present.values())
+        found, present = self._graph_run(feeds, fetches, names)
         if "logits" in fetches:
             self.vocab = found[fetches.index("logits")].shape[-1]
         lengths = state.lengths + counts
         past = self._layout.cut(dict(zip(self._present, present, strict=True)), int(lengths.max(initial=0)))
         return found, State(lengths, past, state.memory, state.source_counts, state.sources)
+
+    def _graph_run(
+        self, feeds: dict[str, Any], fetches: Sequence[str], kept: list[str]
+    ) -> tuple[list[Array], Sequence[Tensor]]:
+        """What is wanted now, and what the next step reads."""
+        if self._resident is not None:
+            return self._resident.keep(feeds, fetches, kept)
+        outputs = self._graph.run(feeds, [*fetches, *kept])
+        return outputs[: len(fetches)], outputs[len(fetches) :]
 
     def _step_in_place(self, state: State, ids: NDArray[np.int64]) -> tuple[Scores, State]:
         """A step over arrays that the runtime knows already, which gives the best tokens alone."""
@@ -304,15 +335,17 @@ class Stepper:
                 bound.back.back = bound
         return bound.back
 
-    def _bind(self, state: State, past: dict[str, Array], turned: Bound | None = None) -> Bound | None:
+    def _bind(self, state: State, past: Mapping[str, Tensor], turned: Bound | None = None) -> Bound | None:
         """A run from `past`: into itself where the graph writes in place, else into arrays of its own or,
         `turned`, those that another run reads."""
         if not isinstance(self._graph, InPlaceGraph):
             return None
         rows = len(state)
         small: dict[str, Array]
+        after: Mapping[str, Tensor]
         if turned is not None:
             small, best, after = turned.inputs, turned.best, turned.before
+            lies = {name: np.asarray(array) for name, array in past.items()}
         else:
             small = {
                 "ids": np.zeros((rows, 1), np.int64),
@@ -325,16 +358,15 @@ class Stepper:
             small = {name: array for name, array in small.items() if name in self._graph.inputs}
             best = Best(np.zeros((rows, self.best), np.float32), np.zeros((rows, self.best), np.int64))
             # select and join may have left views
-            past = {name: np.ascontiguousarray(array) for name, array in past.items()}
+            past = after = lies = {name: np.ascontiguousarray(array) for name, array in past.items()}
             # in place only where the contract says so: a recurrent graph may read what it has written
             fixed = self._layout.fixed
-            after = past
             if len(fixed) < len(past):
-                after = {n: past[n] if n in fixed else np.empty_like(past[n]) for n in past}
+                after = {n: lies[n] if n in fixed else np.empty_like(lies[n]) for n in lies}
         memory = {name: np.ascontiguousarray(array) for name, array in state.memory.items()}
-        written = {self._present[name]: array for name, array in after.items()}
+        written = {self._present[name]: np.asarray(array) for name, array in after.items()}
         named: dict[str, Array] = {"best.scores": best.scores[:, None], "best.ids": best.ids[:, None]}
-        run = self._graph.bind({**small, **past, **memory}, {**named, **written})
+        run = self._graph.bind({**small, **lies, **memory}, {**named, **written})
         if run is None:
             return None
         lengths = [past[name].shape[self._layout.axis(name)] for name in self._layout.fixed]
@@ -342,3 +374,7 @@ class Stepper:
         return Bound(
             run, small, best, before=past, after=after, capacity=min(lengths, default=0), held=memory
         )
+
+
+def _resident(graph: Graph) -> ResidentGraph | None:
+    return graph if isinstance(graph, ResidentGraph) and graph.rows is not None else None

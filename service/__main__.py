@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from bundle.errors import BundleError
-from bundle.session import Device
+from bundle.session import DeviceName, Place
 from service import VERSION
 from service.logs import configure
 from service.settings import Settings, SettingsError, read_settings, settings_table
@@ -51,7 +51,7 @@ def run(settings: Settings) -> int:
     """Serve until told to stop.
 
     Raises:
-        BundleError: a bundle is damaged, or there is none.
+        BundleError: a bundle is damaged, there is none, or a GPU is too small for it.
         SettingsError, OSError: what the environment asked for cannot be had.
     """
     from service.detection import Detector, load_beside
@@ -60,13 +60,14 @@ def run(settings: Settings) -> int:
     configure(settings.log_level)
     sys.setswitchinterval(_SWITCH_SECONDS)
     identifier = load_beside()
-    registry = open_registry(
-        settings.models_folder, device=cast(Device, settings.device), languages=settings.language_order
-    )
+    place = Place(cast(DeviceName, settings.device), memory=settings.device_bytes)
+    registry = open_registry(settings.models_folder, device=place, languages=settings.language_order)
     from service.app import build_app
     from service.house import build_house
     from service.server import serve
+    from service.warm import warm_gpu
 
+    warm_gpu(registry, rows=settings.batch_rows)
     house = build_house(settings, registry, Detector(identifier(), registry.codes))
     serve(build_app(house), house)
     return 0

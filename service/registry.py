@@ -15,7 +15,7 @@ from bundle.errors import BundleError
 from bundle.language import Language
 from bundle.load import Model, open_bundle
 from bundle.manifest import MANIFEST, SCORES, Manifest
-from bundle.session import Device
+from bundle.session import Device, place_of
 from bundle.translator import Translator
 from bundle.vectors import Vectors
 from service.errors import Problem, invalid
@@ -165,7 +165,7 @@ def open_registry(folder: Path, *, device: Device, languages: Sequence[str]) -> 
         opened.append(each)
         data = {"model": each.name, "revision": each.manifest.revision, "provider": model.provider}
         logger.info("opened", extra={"data": data | {"seconds": round(each.seconds, 3)}})
-        if device == "auto" and model.provider == "CPUExecutionProvider" and _gpu_runtime():
+        if place_of(device).device == "auto" and model.provider == "CPUExecutionProvider" and _gpu_runtime():
             logger.warning("no GPU could be used: running on the CPU", extra={"data": data})
     return Registry(opened, languages)
 

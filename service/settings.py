@@ -52,6 +52,9 @@ class Settings:
         "Where graphs run; `cuda` refuses to start without a GPU, `auto` says what it got",
         choices=("auto", "cpu", "cuda"),
     )
+    device_bytes: int = setting(
+        0, "Most GPU memory for the weights and tensors of one graph; 0 = no bound", low=0, high=2**50
+    )
     threads: int = setting(
         0, "Worker threads for decoding, one graph call each; 0 = one a core", low=0, high=256
     )

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bundle import session
 from bundle.errors import BundleError
-from bundle.session import Session
+from bundle.session import Place, Session, may_use_gpu
 from bundle.stepper import TensorSpec
 
 
@@ -156,6 +156,59 @@ def test_cuda_is_had_or_refused(plain: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(BundleError, match="cuda was asked for and CPUExecutionProvider was obtained"):
         Session(plain, device="cuda")
     assert Session(plain, device="auto").provider == "CPUExecutionProvider"
+
+
+def test_cuda_is_asked_for_on_our_terms(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the runtime is handed, where it says that it has CUDA."""
+    create = onnxruntime.InferenceSession
+    asked: list[Any] = []
+
+    def opened(source: Any, options: Any, providers: list[Any]) -> Any:
+        asked.append((providers, options.use_deterministic_compute))
+        return create(source, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(session.onnxruntime, "InferenceSession", opened)
+    Session(plain, device=Place("auto", memory=1 << 30))  # of a runtime without CUDA
+    monkeypatch.setattr(
+        session.onnxruntime,
+        "get_available_providers",
+        lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    )
+    Session(plain, device=Place("auto", memory=1 << 30))
+    Session(plain, device="auto")
+    Session(plain, device="cpu")
+    terms = {
+        "arena_extend_strategy": "kSameAsRequested",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": "0",
+    }
+    cpu = "CPUExecutionProvider"
+    assert asked == [
+        ([cpu], False),
+        ([("CUDAExecutionProvider", {**terms, "gpu_mem_limit": "1073741824"}), cpu], True),
+        ([("CUDAExecutionProvider", terms), cpu], True),
+        ([cpu], False),
+    ]
+
+
+def test_a_name_is_a_place() -> None:
+    assert session.place_of("auto") == Place("auto")
+    assert session.place_of(Place("cuda", memory=5)).memory == 5
+    assert not may_use_gpu(Place("cpu"))
+    assert may_use_gpu(Place("cuda"))
+
+
+def test_what_is_kept_is_not_bound_and_can_be_fed_again(plain: Path) -> None:
+    graph = Session(plain, device=Place("cpu", resident=True))
+    x = np.ones((2, 3), np.float32)
+    assert graph.bind({"x": x}, {"y": x.copy(), "z": x.copy()}) is None
+    [z], [y] = graph.keep({"x": x[::-1]}, ["z"], ["y"])
+    np.testing.assert_array_equal(z, -2 * x)
+    assert y.shape == (2, 3)
+    [again], kept = graph.keep({"x": y}, ["y"], [])
+    np.testing.assert_array_equal(again, 4 * x)
+    assert kept == []
+    assert Session(plain).rows is None
 
 
 def test_two_threads_may_ask_at_once(plain: Path) -> None:
