@@ -44,6 +44,7 @@ TEXTS = 64
 """Both sides go round them, so that both have the same work."""
 _TOKENS = re.compile(rb'"(?:completion_)?tokens":(\d+)')
 _FOREVER = 1e9
+_BOUND = "prefill + 2 steps"
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ def measure(models: Path, *, rounds: int = 9, seconds: float = 1.5) -> list[Row]
                 fresh, server, asked, client_cores, question, streams=streams, rounds=rounds, seconds=seconds
             )
         asked = _requests(server, "/v1/completions", spelt)
-        found += first_token(language, by_tokens, prompts, server, asked, client_cores, rounds=rounds)
+        one = _requests(server, "/v1/completions", [body | {"max_tokens": 1} for body in spelt])
+        found += first_token(language, by_tokens, prompts, server, asked, one, client_cores, rounds=rounds)
     return found
 
 
@@ -179,38 +181,54 @@ def first_token(
     prompts: Sequence[str],
     server: Server,
     asked: list[bytes],
+    one: list[bytes],
     clients: frozenset[int],
     *,
     rounds: int,
 ) -> list[Row]:
-    """At idle: the first piece of a stream, beside prefill and two steps in this process."""
+    """At idle: the first piece of a stream, beside prefill and two steps in this process.
+
+    By the clock, which the rest of the machine has a part in; and the server's processor time for an answer
+    of one token, from its first byte to its last.
+    """
     numbers = count()
+    clock: dict[str, list[float]] = {_BOUND: [], "first token": []}
+    processor: dict[str, list[float]] = {_BOUND: [], "an answer of one token": []}
 
     def bound() -> float:
-        """Prefill and two steps, in milliseconds."""
         took = [_stepped(model, make(prompts[next(numbers) % len(prompts)])) for _ in range(50)]
-        return statistics.median(each for each in took if not math.isnan(each))
+        took = [each for each in took if not math.isnan(each[0])]
+        clock[_BOUND].append(statistics.median(each for each, _ in took))
+        processor[_BOUND].append(statistics.median(each for _, each in took))
+        return clock[_BOUND][-1]
 
     def outside() -> float:
         with on(clients):
-            load = _drive(server, asked, 1, 1.0)
-        return statistics.median(load.firsts) * 1e3
+            clock["first token"].append(statistics.median(_drive(server, asked, 1, 1.0).firsts) * 1e3)
+            load = _drive(server, one, 1, 1.0)
+        processor["an answer of one token"].append(load.processor / load.requests * 1e3)
+        return clock["first token"][-1]
 
-    values = interleave({"prefill + 2 steps": bound, "first token": outside}, rounds=rounds)
-    return rows(
-        "/v1/completions, streamed, one asker: first token", values, unit="ms", peer="prefill + 2 steps"
-    )
+    interleave({_BOUND: bound, "first token": outside}, rounds=rounds)
+    question = "/v1/completions, streamed, one asker: first token"
+    found: list[Row] = []
+    for values, what in ((clock, ""), (processor, ", processor time")):
+        kept = {side: some[1:] for side, some in values.items()}  # the first of each was the warm-up
+        found += rows(question + what, kept, unit="ms", peer=_BOUND)
+    return found
 
 
-def _stepped(model: Language, job: Job) -> float:
-    """Milliseconds of prefill and two steps; NaN for a job that ends sooner."""
+def _stepped(model: Language, job: Job) -> tuple[float, float]:
+    """Milliseconds of prefill and two steps, by the clock and of processor time; NaN for a job that ends
+    sooner.
+    """
     decoder = model.decoder()
     for place, request in enumerate(job.requests):
         decoder.add(request, place)
-    began = time.perf_counter()
+    began, before = time.perf_counter(), time.process_time()
     events = [event for _ in range(3) for event in decoder.step()]
-    took = (time.perf_counter() - began) * 1e3
-    return math.nan if any(isinstance(event, Finished) for event in events) else took
+    took, spent = (time.perf_counter() - began) * 1e3, (time.process_time() - before) * 1e3
+    return (math.nan, math.nan) if any(isinstance(event, Finished) for event in events) else (took, spent)
 
 
 def _written(load: Load) -> int:

@@ -23,11 +23,13 @@ from litestar.types import ASGIApp
 
 from bench.load import drive, processor_seconds, request
 from bench.rounds import Row, interleave, rows, save, table
-from bench.similar import SETTLE, vocabulary
+from bench.similar import vocabulary
 from bundle.errors import VoisinError
 from export import ExportError
 from export.server import HOST, free_port, ready
 
+SETTLE = 3.0
+"""Seconds until the servers have prepared the words that are asked for; they take the most frequent first."""
 SERVERS = ("uvicorn", "granian", "hypercorn")
 PEER = "uvicorn"
 CONNECTIONS = (1, 32)

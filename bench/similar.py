@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from bench.load import Load, drive, request
+from bench.load import Load, drive, processor_seconds, request
 from bench.rounds import Row, interleave, rows
 from bundle.load import open_bundle
 from bundle.manifest import MANIFEST
@@ -21,8 +21,8 @@ from tests.bundle.wordy import draw, make_words, spell
 PEER = "/ping"
 WORDS = 256
 LARGE, HIDDEN = 400_000, 100
-SETTLE = 3.0
-"""Seconds until a server has prepared the words that are asked for; it takes the most frequent ones first."""
+_IDLE = 0.01
+"""Of a core; what a server takes that has prepared its words, and only looks around now and then."""
 _FRESH = {"Cache-Control": "no-cache"}
 _QUIET = {"VOISIN_LOG_LEVEL": "warning"}
 _FORGETFUL = {"VOISIN_CACHE_ENTRIES": "16"}
@@ -53,11 +53,27 @@ def beside_ping(models: Path, *, rounds: int, seconds: float) -> list[Row]:
             "/similar scanned": [request(f"{path}&topn=11", host=host, headers=_FRESH) for path in paths],
         }
         first = {PEER: kinds[PEER], "/similar first asked": kinds["/similar cached"]}
-        time.sleep(SETTLE)
+        settle(server, forgetful)
         for connections in (1, 32):
             found += compare(server, kinds, connections, peer=PEER, rounds=rounds, seconds=seconds)
             found += compare(forgetful, first, connections, peer=PEER, rounds=rounds, seconds=seconds)
     return found
+
+
+def settle(*servers: Server, patience: float = 300.0) -> None:
+    """Wait until these servers have prepared their words, which takes half a minute of a part of a core.
+
+    Raises ExportError where they are still at it after `patience` seconds.
+    """
+    until = time.monotonic() + patience
+    for server in servers:
+        share = 1.0
+        while share > _IDLE:
+            if time.monotonic() > until:
+                raise ExportError(f"a server is still busy after {patience:g} s")
+            began, before = time.monotonic(), processor_seconds(server.process.pid)
+            time.sleep(1.0)
+            share = (processor_seconds(server.process.pid) - before) / (time.monotonic() - began)
 
 
 def beside_gensim(*, rounds: int, seconds: float) -> list[Row]:

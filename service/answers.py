@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any
 
 import msgspec
+from prometheus_client import Histogram
 
 from service.admission import Admission, Permit
 from service.backlog import Size
@@ -21,7 +22,7 @@ from service.cache import MemoryStore, cache_key
 from service.errors import Problem, deadline_exceeded, unavailable
 from service.metrics import Metrics
 from service.redis_store import RedisStore
-from service.stream import Stream
+from service.stream import Pace, Stream
 from service.ticket import Delivery, Job, Ticket
 from service.trace import Trace
 
@@ -45,10 +46,14 @@ class Question:
     job: Callable[[], Job]
     cacheable: bool = True
     size: int = 0  # characters to be read, as far as it is known
-    key: str = field(init=False)
+    _key: str = field(default="", init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        self.key = cache_key(self.task, self.revision, self.request)
+    @property
+    def key(self) -> str:
+        """Of the cache; made when it is needed, for what is refused at once needs none."""
+        if not self._key:
+            self._key = cache_key(self.task, self.revision, self.request)
+        return self._key
 
 
 class Flight:
@@ -96,8 +101,10 @@ class Answers:
         self._metrics = metrics
         self._seconds = deadline_seconds
         self._reader = asyncio.Semaphore(1)
+        self._pace = Pace()
         self._flights: dict[str, Flight] = {}
         self._outstanding: set[Ticket] = set()
+        self._durations: dict[tuple[str, str], Histogram] = {}  # by task and model: labels cost
 
     # -- the cache ------------------------------------------------------------------------------------------
 
@@ -295,14 +302,13 @@ class Answers:
         if question.cacheable and share:
             self._flights[question.key] = flight
             flight.key = question.key
-        self._submit(question, ticket, flight)
+        self._submit(question, ticket, lambda: self._ground(flight))
         return flight
 
-    def _submit(self, question: Question, ticket: Ticket, flight: Flight | None) -> None:
+    def _submit(self, question: Question, ticket: Ticket, over: Callable[[], None]) -> None:
         def settled(ticket: Ticket) -> None:
             self._outstanding.discard(ticket)
-            if flight is not None:
-                self._ground(flight)
+            over()
             self._measure(ticket)
             if question.cacheable and ticket.answered:
                 self._keep(question, ticket.result.result())
@@ -325,7 +331,10 @@ class Answers:
         if ticket.first is not None:
             series.first_token.observe(ticket.first - ticket.submitted)
         if ticket.finished is not None and ticket.started is not None:
-            duration = self._metrics.inference_duration.labels(ticket.task, ticket.model)
+            duration = self._durations.get((ticket.task, ticket.model))
+            if duration is None:
+                duration = self._metrics.inference_duration.labels(ticket.task, ticket.model)
+                self._durations[ticket.task, ticket.model] = duration
             duration.observe(ticket.finished - ticket.started)
 
     async def _land(self, flights: list[Flight], deadline: float, trace: Trace) -> list[bytes]:
@@ -363,7 +372,7 @@ class Answers:
         deadline = monotonic() + self._seconds
         [cached] = await self._recall([question], fresh=fresh)
         trace.cache = "hit" if cached is not None else "miss" if question.cacheable else "bypass"
-        stream = Stream(cached)
+        stream = Stream(cached, self._pace)
         if cached is None:
             self._admission.check(question.task, [question.model])
             departure = _Departure(question, question.job())
@@ -372,6 +381,5 @@ class Answers:
                 question.task, question.model, departure.job, question.encode,
                 deadline=deadline, permit=permit, pieces=stream.put,
             )  # fmt: skip
-            stream.ticket.result.add_done_callback(lambda _: stream.put(None))
-            self._submit(question, stream.ticket, None)
+            self._submit(question, stream.ticket, lambda: stream.put(None))
         return stream

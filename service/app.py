@@ -19,8 +19,8 @@ from service.guard import make_guard
 from service.house import House
 from service.logs import RequestLog
 from service.observe import Observe
-from service.parsing import AnyRequest
-from service.problems import render
+from service.parsing import AnyRequest, Received
+from service.problems import refusal
 from service.responses import Answer
 from service.routes import (
     complete,
@@ -60,11 +60,10 @@ def handlers(house: House) -> list[HTTPRouteHandler]:
 def refuse(request: AnyRequest, error: Exception) -> Any:
     """Any exception as the problem it stands for."""
     problem = from_exception(error)
-    trace = trace_of(request.scope)
-    trace.outcome = problem.outcome
     if problem.status == 500:
-        logger.error("unforeseen", exc_info=error, extra={"data": {"request_id": trace.request_id}})
-    return _Ready(render(problem, request.scope["path"], trace.request_id, request.scope["method"]))
+        request_id = trace_of(request.scope).request_id
+        logger.error("unforeseen", exc_info=error, extra={"data": {"request_id": request_id}})
+    return _Ready(refusal(problem, request.scope))
 
 
 class _Ready:
@@ -108,6 +107,7 @@ def build_app(house: House) -> ASGIApp:
         lifespan=[lifespan],
         openapi_config=None,
         logging_config=None,
+        request_class=Received,
         request_max_body_size=house.settings.body_bytes,
         guards=[] if house.keys is None else [make_guard(house.keys, house.metrics)],
         cors_config=_cors(house.settings.cors_origins),

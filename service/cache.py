@@ -58,7 +58,8 @@ class MemoryStore:
 
     def keep(self, key: str, value: bytes) -> None:
         """`set`, at once. A value larger than an eighth of the store is not kept: it would empty it."""
-        self.forget(key)
+        if key in self._values:
+            self.forget(key)
         weight = len(key) + len(value) + _OVERHEAD
         if weight > self._max_bytes // 8 or not self._max_entries:
             return

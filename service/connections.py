@@ -22,6 +22,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from service.errors import Problem
 from service.problems import details
 
+WHOLE = "voisin.whole"
+"""In the scope of a request whose body arrived with its head, or soon after: nobody has to be hurried."""
 MOST_HEAD = 65_536  # bytes of request line and headers
 _MOST_AFTER_ANSWER = 64 * 2**20  # bytes still read of a body that was refused, so that the refusal is read
 _FAREWELL = 1.0  # seconds for a client to read why it was turned away
@@ -87,6 +89,7 @@ class Connection(HttpToolsProtocol):
         self._incomplete = False
         self._calm()
         super().on_message_complete()
+        self.scope[WHOLE] = True  # type: ignore[literal-required]
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 logger = logging.getLogger("voisin")
+
+_REFUSALS = 10  # lines a second about requests that were refused
 
 
 class JsonLines(logging.Formatter):
@@ -51,17 +54,42 @@ def configure(level: str) -> None:
 
 
 class RequestLog:
-    """The line of each request, written without the logging machinery, which would cost more than it."""
+    """The line of each request, written without the logging machinery, which would cost more than it.
 
-    def __init__(self, *, every: bool) -> None:
+    Of what is refused the first ten of a second leave a line. A full house refuses hundreds a second, and has
+    better to do than to say so; the metrics count them all, and the next line says how many left none.
+    """
+
+    def __init__(self, *, every: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        """
+        Args:
+            every: log every request, and not only those that failed on our side.
+            clock: in seconds.
+        """
         self._every = every
+        self._clock = clock
         self._encode = msgspec.json.Encoder().encode
         self._second = (0, "")
+        self._refused = (0, 0)  # a second, and how many were refused in it
+        self._unlogged = 0  # refusals since the last that left a line
+
+    def wants(self, outcome: str) -> bool:
+        """Whether a request that ended so leaves a line; asked once for each request."""
+        if not self._every:
+            return outcome == "error"
+        return outcome != "rejected" or self._spared()
+
+    def _spared(self) -> bool:
+        second, before = self._refused
+        now = int(self._clock())
+        self._refused = (now, before + 1 if now == second else 1)
+        if self._refused[1] <= _REFUSALS:
+            return True
+        self._unlogged += 1
+        return False
 
     def write(self, status: int, outcome: str, line: dict[str, Any]) -> None:
         """`line` is ids, route, numbers; the caller has checked that it holds no text."""
-        if not self._every and outcome != "error":
-            return
         stamp = self._stamp(time.time())
         record: dict[str, Any] = {
             "time": stamp,
@@ -69,6 +97,9 @@ class RequestLog:
             "logger": "voisin.request",
         }
         record |= {"status": status, "outcome": outcome} | line
+        if outcome == "rejected" and self._unlogged:
+            record["unlogged"] = self._unlogged
+            self._unlogged = 0
         sys.stderr.write(self._encode(record).decode() + "\n")
 
     def _stamp(self, now: float) -> str:

@@ -32,7 +32,8 @@ class TaskMetrics:
     def __init__(self, metrics: Metrics, task: str) -> None:
         self.outcomes = {outcome: metrics.requests.labels(task, outcome) for outcome in OUTCOMES}
         self.duration = metrics.request_duration.labels(task)
-        self.inflight = metrics.inflight.labels(task)
+        self.under_way = 0  # requests; read when it is scraped, which is cheaper than a gauge moved twice
+        metrics.watch(metrics.inflight.labels(task), lambda: self.under_way)
         self.rejected = {reason: metrics.rejected.labels(task, reason) for reason in REASONS}
 
 

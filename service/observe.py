@@ -8,7 +8,7 @@ from typing import Any
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.connections import hurried
+from service.connections import WHOLE, hurried
 from service.errors import from_exception
 from service.logs import RequestLog
 from service.metrics import Metrics
@@ -77,16 +77,17 @@ class Observe:
                 ]
             await send(message)
 
-        series.inflight.inc()
+        series.under_way += 1
         try:
-            await self._app(scope, receive if method == "GET" else hurried(receive, self._seconds), answer)
+            in_time = method == "GET" or WHOLE in scope
+            await self._app(scope, receive if in_time else hurried(receive, self._seconds), answer)
         except Exception as error:
             logger.exception("unforeseen", extra={"data": {"request_id": trace.request_id}})
             trace.outcome = "error"
             if not status:
                 await render(from_exception(error), path, trace.request_id, method)(scope, receive, answer)
         finally:
-            series.inflight.dec()
+            series.under_way -= 1
             task = trace.task or task
             series = self._metrics[task]
             if trace.entered is not None:
@@ -103,7 +104,7 @@ class Observe:
                 known = route if route in self._tasks else None
                 followed = self._tracing.record(scope, trace, known, status, outcome)
             # probes that went well come every few seconds for ever: nobody wants to read that
-            if task != "probe" or outcome != "ok":
+            if (task != "probe" or outcome != "ok") and self._log.wants(outcome):
                 line: dict[str, Any] = {"request_id": trace.request_id, "task": task, "method": method}
                 line |= {"seconds": round(elapsed, 6), "cache": trace.cache, "revision": trace.revision}
                 if followed is not None:

@@ -13,8 +13,9 @@ import msgspec
 
 from bundle.neighbours import Neighbours
 from bundle.vectors import Vectors
-from service.schemas import Neighbour
+from service.schemas import ModelName, Neighbour
 
+_encode = msgspec.json.Encoder().encode
 _AT_ONCE = 16  # words in one turn of the event loop: a fraction of a millisecond
 _PAUSE = 0.02  # seconds between two such turns
 _PATIENCE = 0.5  # seconds until it is asked again whether there is other work
@@ -39,6 +40,9 @@ class Prepared:
         self._vectors = vectors
         self._most = most_bytes
         self._found: list[bytes] = []
+        manifest = vectors.manifest
+        model = msgspec.json.encode(ModelName(manifest.name, manifest.revision))
+        self._end = b',"model":%b}' % model
 
     def __len__(self) -> int:
         return len(self._found)
@@ -49,6 +53,17 @@ class Prepared:
             return self._found[id]
         table = self._vectors.neighbours
         return None if table is None or not table.has(id, topn) else self._look_up(table, id, topn)
+
+    def answer(self, word: str, id: int, topn: int) -> bytes | None:
+        """A whole `SimilarAnswer`, encoded: what is asked for, beside what is ready; None as with :meth:`of`.
+
+        Args:
+            word: as it was asked for, which may be spelt otherwise than in the vocabulary.
+        """
+        found = self.of(id, topn)
+        if found is None:
+            return None
+        return b'{"word":%b,"neighbours":%b%b' % (_encode(word), found, self._end)
 
     async def fill(self, busy: Callable[[], bool] = lambda: False) -> None:
         """Prepare what there is room for, a little at a time, and nothing while there is other work."""

@@ -26,15 +26,22 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     Raises:
         ClientGone: the client left first.
     """
-    task = asyncio.ensure_future(work)
-    watcher = asyncio.ensure_future(_gone(receive))
+    working = asyncio.current_task()
+    assert working is not None
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        await _gone(receive)
+        gone = True
+        working.cancel()  # this very task, as asyncio.timeout does it: a task less for every request
+
+    watcher = asyncio.create_task(watch())
     try:
-        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGone
+        return await work
+    except asyncio.CancelledError:
+        if gone and not working.uncancel():
+            raise ClientGone from None
+        raise
     finally:
-        for unfinished in (task, watcher):
-            if not unfinished.done():
-                unfinished.cancel()
-        await asyncio.gather(task, watcher, return_exceptions=True)
+        watcher.cancel()

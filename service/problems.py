@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cache
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
+from litestar.types import HTTPScope
 from msgspec import UNSET, UnsetType
 
 from service.dialects import openai_error, retry_hint, shape_of
 from service.errors import CLIENT_CLOSED_REQUEST, Problem
 from service.responses import Answer
+from service.trace import trace_of
 
 
 class ProblemDetails(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -27,6 +30,7 @@ class ProblemDetails(msgspec.Struct, kw_only=True, omit_defaults=True):
     error: str | UnsetType = UNSET  # LibreTranslate's member, beside ours on its routes
 
 
+@cache
 def _title(status: int) -> str:
     return "Client Closed Request" if status == CLIENT_CLOSED_REQUEST else HTTPStatus(status).phrase
 
@@ -63,3 +67,10 @@ def render(problem: Problem, path: str, request_id: str, method: str = "GET") ->
         body = shape(problem)
         headers = headers | (retry_hint(problem) if shape is openai_error else {})
     return Answer(msgspec.json.encode(body), status=problem.status, media_type=media_type, headers=headers)
+
+
+def refusal(problem: Problem, scope: HTTPScope) -> Answer:
+    """The answer that says so, and the mark that the request leaves in the metrics."""
+    trace = trace_of(scope)
+    trace.outcome = problem.outcome
+    return render(problem, scope["path"], trace.request_id, scope["method"])

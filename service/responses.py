@@ -12,6 +12,7 @@ from service.presence import while_connected
 from service.trace import trace_of
 
 JSON = "application/json"
+_JSON = (b"content-type", JSON.encode())
 
 
 class Answer:
@@ -30,11 +31,13 @@ class Answer:
         self.body = body
         self.status = status
         self.headers = [
-            (b"content-type", media_type.encode("latin-1")),
-            (b"content-length", str(len(body)).encode("latin-1")),
+            _JSON if media_type is JSON else (b"content-type", media_type.encode("latin-1")),
+            (b"content-length", b"%d" % len(body)),
         ]
-        for name, value in (headers or {}).items():
-            self.headers.append((name.encode("latin-1"), value.encode("latin-1")))
+        if headers:
+            self.headers += [
+                (name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()
+            ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
@@ -50,8 +53,14 @@ class Json(Answer):
         super().__init__(msgspec.json.encode(value), status=status, headers=headers)
 
 
+class Last(bytes):
+    """The end of a stream, which is sent with the end of the response."""
+
+    __slots__ = ()
+
+
 class EventStream:
-    """Server-sent events (HTML living standard, section 9.2). Each item of `frames` is one whole frame.
+    """Server-sent events (HTML living standard, section 9.2). Each item of `frames` is whole frames.
 
     `close` is called once, however the stream ends: it is what stops the work behind it.
     """
@@ -78,9 +87,12 @@ class EventStream:
             self.close()
 
     async def _relay(self, send: Send) -> None:
-        async for frame in self.frames:
-            await send({"type": "http.response.body", "body": frame, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        last = False
+        async for frame in self.frames:  # to its end: one left before would be closed by a task of its own
+            last = type(frame) is Last
+            await send({"type": "http.response.body", "body": frame, "more_body": not last})
+        if not last:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def event(name: str, data: object) -> bytes:

@@ -70,6 +70,7 @@ def serve(app: ASGIApp, house: House) -> None:
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,  # nobody here asks where a request came from
         timeout_keep_alive=_IDLE,
         timeout_graceful_shutdown=_LAST_BYTES,
     )

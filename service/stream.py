@@ -8,7 +8,7 @@ event for every token would cost as much as the model.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from bundle.completion import Piece
 from service.errors import deadline_exceeded
@@ -16,6 +16,22 @@ from service.ticket import Ticket
 
 EVERY = 0.04
 """Seconds between two events of one stream; the first comes at once, and so does the end."""
+MOST = 200
+"""Events a second of all streams together: many streams wait longer between two of theirs than a few."""
+
+
+class Pace:
+    """How many streams are read just now, and how long each of them may wait between two events."""
+
+    __slots__ = ("streams",)
+
+    def __init__(self) -> None:
+        self.streams = 0
+
+    @property
+    def every(self) -> float:
+        """Seconds."""
+        return max(EVERY, self.streams / MOST)
 
 
 class Stream:
@@ -24,8 +40,9 @@ class Stream:
     Call `close` when nobody reads on: it stops the work.
     """
 
-    def __init__(self, cached: bytes | None = None) -> None:
+    def __init__(self, cached: bytes | None = None, pace: Pace | None = None) -> None:
         self.cached = cached
+        self._pace = pace or Pace()
         self.ticket: Ticket | None = None
         self._pieces: list[Piece] = []
         self._ended = False
@@ -48,23 +65,30 @@ class Stream:
         Raises:
             Problem: the answer came to no end, e.g. 504.
         """
-        async for some in self._arrivals(every=0.0):
+        async for some in self._arrivals(list, paced=False):
             for piece in some:
                 yield piece
 
-    async def batches(self) -> AsyncIterator[list[Piece]]:
+    def batches(self) -> AsyncIterator[list[Piece]]:
         """What has come since the last time, one piece for each choice; none when the answer is cached.
 
         Raises:
             Problem: the answer came to no end, e.g. 504.
         """
-        async for some in self._arrivals(every=EVERY):
-            yield merge(some)
+        return self._arrivals(merge, paced=True)
 
-    async def _arrivals(self, *, every: float) -> AsyncIterator[list[Piece]]:
+    @property
+    def answered(self) -> bool:
+        """Whether the whole answer is there, and all its pieces were read."""
+        return self._ended and not self._pieces and self.ticket is not None and self.ticket.answered
+
+    async def _arrivals(
+        self, told: Callable[[list[Piece]], list[Piece]], *, paced: bool
+    ) -> AsyncIterator[list[Piece]]:
         if self.ticket is None:
             return
         loop = asyncio.get_running_loop()
+        self._pace.streams += 1
         try:
             # The worker keeps the deadline; the second more is for a worker that is stuck.
             async with asyncio.timeout_at(self.ticket.deadline + 1.0):
@@ -77,13 +101,15 @@ class Stream:
                     # what fails does so here: after what came before it
                     if self._pieces:
                         some, self._pieces = self._pieces, []
-                        self._due = loop.time() + every
-                        yield some
+                        if paced:
+                            self._due = loop.time() + self._pace.every
+                        yield told(some)
                     elif self._ended:
                         return
         except TimeoutError:
             raise deadline_exceeded(self.ticket.allowed) from None
         finally:
+            self._pace.streams -= 1
             self._waiter = None
             self._calm()
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from functools import wraps
+from typing import Any, TypeVar
 
 import msgspec
+from litestar.types import ASGIApp
 
 from service.answers import Question
+from service.errors import Problem
 from service.house import House
 from service.parsing import AnyRequest, is_fresh
 from service.presence import while_connected
+from service.problems import refusal
+from service.responses import Answer
 from service.schemas import ModelName
 from service.trace import trace_of
 
@@ -52,6 +57,26 @@ def described(
         "takes": takes,
         "example": example,
     }
+
+
+A = TypeVar("A", bound=ASGIApp)
+
+
+def refusing(handler: Callable[[AnyRequest], Coroutine[Any, Any, A]]) -> Callable[
+    [AnyRequest], Coroutine[Any, Any, A | Answer]
+]:  # fmt: skip
+    """A handler whose refusals are answers, not exceptions: on their way up through the framework they would
+    cost as much again, and a full house refuses most of what it is asked.
+    """
+
+    @wraps(handler)
+    async def answer(request: AnyRequest) -> A | Answer:
+        try:
+            return await handler(request)
+        except Problem as problem:
+            return refusal(problem, request.scope)
+
+    return answer
 
 
 async def decoded(house: House, request: AnyRequest, questions: Sequence[Question]) -> list[bytes]:

@@ -18,8 +18,8 @@ from service.errors import from_exception
 from service.house import House
 from service.parsing import AnyRequest, check_text, is_fresh, read_json, read_query
 from service.problems import details
-from service.responses import EventStream, Json, event
-from service.routes import decoded, described, encoder, name_of
+from service.responses import EventStream, Json, Last, event
+from service.routes import decoded, described, encoder, name_of, refusing
 from service.schemas import Choice, CompleteAnswer, CompleteRequest, TokenEvent
 from service.stream import Stream
 from service.trace import Trace, trace_of
@@ -121,21 +121,26 @@ def _body(asked: Asked, choices: bytes) -> CompleteAnswer:
 
 async def frames(asked: Asked, stream: Stream, trace: Trace) -> AsyncIterator[bytes]:
     """`token` events, then always one more: `done` with the whole answer, or `error` with a problem."""
+    held = b""  # what comes last goes with the end
     try:
         async for pieces in stream.batches():
-            yield b"".join(event("token", TokenEvent(piece.choice, piece.text)) for piece in pieces)
+            sent = b"".join([event("token", TokenEvent(piece.choice, piece.text)) for piece in pieces])
+            if stream.answered:
+                held = sent
+            else:
+                yield sent
         choices = stream.whole()
         if stream.cached is not None:
             for number, choice in enumerate(msgspec.json.decode(choices, type=list[Choice])):
                 if choice.text:
-                    yield event("token", TokenEvent(number, choice.text))
-        yield event("done", _body(asked, choices))
+                    held += event("token", TokenEvent(number, choice.text))
+        yield Last(held + event("done", _body(asked, choices)))
     except Exception as error:
         problem = from_exception(error)
         trace.outcome = problem.outcome or "error"
         if problem.status == 500:
             logger.exception("a stream failed", extra={"data": {"request_id": trace.request_id}})
-        yield event("error", details(problem, trace.request_id))
+        yield Last(held + event("error", details(problem, trace.request_id)))
 
 
 def routes(house: House) -> list[HTTPRouteHandler]:
@@ -162,6 +167,7 @@ def routes(house: House) -> list[HTTPRouteHandler]:
             also=["text/event-stream"],
         ),
     )
+    @refusing
     async def complete(request: AnyRequest) -> ASGIApp:
         return await answer(request, read_query(request, CompleteRequest))
 

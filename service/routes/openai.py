@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +20,7 @@ from service.errors import invalid
 from service.house import House
 from service.parsing import AnyRequest, check_text, is_fresh, read_json
 from service.responses import EventStream, Json
-from service.routes import decoded, described, encoder
+from service.routes import decoded, described, encoder, refusing
 from service.routes.complete import question
 from service.routes.openai_stream import Chunks, Relay
 from service.routes.texts import own_level
@@ -34,6 +34,7 @@ from service.schemas_openai import (
     ToldChoice,
     listed,
 )
+from service.ticket import Job
 from service.trace import trace_of
 
 MAX_TOKENS = 16  # OpenAI's default
@@ -56,14 +57,45 @@ encode_told = encoder(_told)
 _encode_scores = encoder(list)
 
 
-@dataclass(frozen=True)
 class Asked:
-    """One prompt of a request, and what is asked of the model about it."""
+    """One prompt of a request, and what is asked of the model about it.
 
-    text: str
-    tokens: int
-    answer: Question | None  # None where nothing is to be generated
-    scores: Question | None  # the log-probabilities of the prompt itself
+    Attributes:
+        text: the prompt.
+        answer: None where nothing is to be generated.
+        scores: the log-probabilities of the prompt itself.
+    """
+
+    def __init__(
+        self, model: Language, prompt: str | list[int], answer: Question | None, scores: Question | None
+    ) -> None:
+        """
+        Raises:
+            InvalidRequest: see `Language.read`; where there is an answer, its job reads a text and raises.
+        """
+        self._model = model
+        self._prompt = prompt
+        self._tokens: int | None = None
+        self.answer = answer
+        self.scores = scores
+        if isinstance(prompt, str) and answer is not None:
+            self.text = prompt
+            answer.job = partial(self._made, answer.job)
+        else:
+            self.text, ids = model.read(prompt)
+            self._tokens = len(ids)
+
+    @property
+    def tokens(self) -> int:
+        """Of the prompt; the job has counted them, where there was one."""
+        if self._tokens is None:
+            self._tokens = len(self._model.read(self._prompt)[1])
+        return self._tokens
+
+    def _made(self, make: Callable[[], Job]) -> Job:
+        job = make()
+        self._tokens = len(job.requests[0].prompt.ids) - 1  # without bos
+        return job
 
 
 @dataclass(frozen=True)
@@ -162,8 +194,7 @@ def _ask(
 ) -> Asked:
     if isinstance(prompt, str):
         check_text("prompt", prompt, house.settings.text_chars)
-    text, ids = model.read(prompt)
-    answer = scores = None
+    scores = None
     if asked.logprobs is None:
         answer = question(model, prompt, options)
     else:
@@ -178,7 +209,7 @@ def _ask(
             encode=_encode_scores,
             job=lambda: model.prompt_scores(prompt, top=asked.logprobs or 0),
         )
-    return Asked(text, len(ids), None if asked.max_tokens == 0 else answer, scores)
+    return Asked(model, prompt, None if asked.max_tokens == 0 else answer, scores)
 
 
 # -- answers ------------------------------------------------------------------------------------------------
@@ -219,11 +250,16 @@ class Bill:
     """The usage of a request."""
 
     def __init__(self, asked: Order) -> None:
-        self.prompt = sum(each.tokens for each in asked.prompts)
+        self._prompts = asked.prompts
         self.completion = 0
 
+    @property
+    def prompt(self) -> int:
+        return sum(each.tokens for each in self._prompts)
+
     def usage(self) -> CompletionsUsage:
-        return CompletionsUsage(self.prompt, self.completion, self.prompt + self.completion)
+        prompt = self.prompt
+        return CompletionsUsage(prompt, self.completion, prompt + self.completion)
 
 
 def choices_of(asked: Order, place: int, generated: list[ToldChoice], scores: list[TokenLogprob]) -> list[
@@ -320,6 +356,7 @@ def routes(house: House) -> list[HTTPRouteHandler]:
             example={"model": "text-en", "prompt": "The capital of France is", "max_tokens": 5, "seed": 1},
         ),
     )
+    @refusing
     async def completions(request: AnyRequest) -> ASGIApp:
         asked = await read_json(request, CompletionsRequest)
         todo = order(house, asked)

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from bundle.completion import Piece, TokenLogprob
 from service.dialects import openai_error
 from service.errors import from_exception
+from service.responses import Last
 from service.schemas_openai import (
     CompletionsAnswer,
     CompletionsChoice,
@@ -47,9 +48,12 @@ class Relay:
         """
         if len(self._streams) == 1:
             [(place, stream)] = self._streams.items()
+            answered = False
             async for some in stream.batches():
-                yield place, some, None
-            yield place, [], _choices(stream)
+                answered = stream.answered
+                yield place, some, _choices(stream) if answered else None
+            if not answered:
+                yield place, [], _choices(stream)
             return
         queue: asyncio.Queue[tuple[int, list[Piece], list[ToldChoice] | Exception | None]] = asyncio.Queue()
 
@@ -85,8 +89,12 @@ def _choices(stream: Stream) -> list[ToldChoice]:
     return msgspec.json.decode(stream.whole(), type=list[ToldChoice])
 
 
+_encode = msgspec.json.Encoder().encode
+_NO_CHOICES = b'"choices":[]'
+
+
 def _frame(body: object) -> bytes:
-    return b"data: %b\n\n" % msgspec.json.encode(body)
+    return b"data: %b\n\n" % _encode(body)
 
 
 class Chunks:
@@ -120,33 +128,39 @@ class Chunks:
         self._told = told
         self._prompt_tokens = prompt_tokens
         self._completion_tokens = 0
+        # encoded once: all that differs from chunk to chunk is the choice
+        every = heading if prompt_tokens is None else replace(heading, usage=None)
+        before, after = _frame(every).split(_NO_CHOICES, 1)
+        self._before, self._after = before + b'"choices":[', b"]" + after
 
     async def frames(self, relay: Relay, trace: Trace) -> AsyncIterator[bytes]:
         """Chunks, then `[DONE]`, or an `error`, which the clients raise."""
+        held = b""  # what comes last goes with the end
         try:
             for frame in self._echoes():
                 yield frame
             left = set(range(len(self._heads)))
             async for place, pieces, end in relay.pieces():
-                if end is None:
-                    chunks = (self._chunk(place, each.choice, each.text, each.logprobs) for each in pieces)
-                    yield b"".join(chunks)
-                    continue
-                left.discard(place)
-                yield b"".join(self._ends(place, end, relay.is_cached(place)))
+                sent = [self._chunk(place, each.choice, each.text, each.logprobs) for each in pieces]
+                if end is not None:
+                    left.discard(place)
+                    sent += self._ends(place, end, relay.is_cached(place))
+                held = b"".join(sent)
+                if left:
+                    yield held
+                    held = b""
             for place in sorted(left):  # nothing was to be generated
-                for frame in self._ends(place, [ToldChoice("", "length", 0.0)] * self._drawn, False):
-                    yield frame
+                held += b"".join(self._ends(place, [ToldChoice("", "length", 0.0)] * self._drawn, False))
             if self._prompt_tokens is not None:
                 tokens = self._prompt_tokens, self._completion_tokens
-                yield _frame(replace(self._heading, usage=CompletionsUsage(*tokens, sum(tokens))))
-            yield DONE
+                held += _frame(replace(self._heading, usage=CompletionsUsage(*tokens, sum(tokens))))
+            yield Last(held + DONE)
         except Exception as error:
             problem = from_exception(error)
             trace.outcome = problem.outcome or "error"
             if problem.status == 500:
                 logger.exception("a stream failed", extra={"data": {"request_id": trace.request_id}})
-            yield _frame(openai_error(problem))
+            yield Last(held + _frame(openai_error(problem)))
 
     @property
     def _drawn(self) -> int:
@@ -179,8 +193,4 @@ class Chunks:
         return frames
 
     def _send(self, index: int, text: str, told: Logprobs | None, reason: Any = None) -> bytes:
-        choice = CompletionsChoice(index, text, told, reason)
-        chunk = replace(self._heading, choices=[choice])
-        if self._prompt_tokens is not None:
-            chunk.usage = None
-        return _frame(chunk)
+        return self._before + _encode(CompletionsChoice(index, text, told, reason)) + self._after

@@ -23,10 +23,11 @@ from service.prepared import encode_neighbours
 from service.responses import Answer, Json
 from service.routes import described, name_of
 from service.schemas import Neighbour, SimilarAnswer, SimilarQuery, SimilarRequest
-from service.trace import trace_of
+from service.trace import Trace, trace_of
 
 _ASKED = "GET /similar?"  # no hash of a canonical request begins so
-_REVISION = 12  # characters
+_REVISION = slice(-15, -3)  # of an answer, which ends with the revision, a quotation mark and two braces
+_SHORT = 200  # bytes of a query; a word has no more characters
 _INLINE = 50_000_000  # numbers of a table that are scanned in a few milliseconds
 
 
@@ -94,19 +95,53 @@ async def neighbours(
     return vectors, msgspec.Raw(found), seen
 
 
-def look_up(house: House, asked: SimilarQuery) -> tuple[Vectors, msgspec.Raw] | None:
-    """:func:`neighbours` of a word that the table of them has: the common case, by the shortest way.
+class Beside:
+    """What queries say beside their word, read once: most requests differ in the word alone.
+
+    Args:
+        most: different ones that are known at a time.
+    """
+
+    def __init__(self, most: int = 256) -> None:
+        self._most = most
+        self._known: dict[bytes, tuple[list[Vectors], int]] = {}
+
+    def read(self, query: bytes) -> tuple[str, list[Vectors], int] | None:
+        """The word, the vocabularies to try and `topn` of a query that begins with a word in plain letters,
+        where the rest of it was learnt; None of any other, which has to be read.
+        """
+        if not query.startswith(b"word=") or len(query) > _SHORT:
+            return None
+        word, _, rest = query[5:].partition(b"&")
+        known = self._known.get(rest)
+        if known is None or b"%" in word or b"+" in word or not word.isascii():
+            return None
+        return word.decode(), *known
+
+    def learn(self, query: bytes, asked: SimilarQuery, candidates: list[Vectors]) -> None:
+        """Take note of a query that was read; of one that asks for more than look-ups there is nothing to."""
+        word, _, rest = query[5:].partition(b"&")
+        if query.startswith(b"word=") and word == asked.word.encode() and not asked.restrict_vocab:
+            if len(self._known) >= self._most:
+                self._known.clear()
+            self._known[rest] = (candidates, asked.topn)
+
+
+def look_up(house: House, candidates: list[Vectors], word: str, topn: int, trace: Trace) -> bytes | None:
+    """The whole answer about a word that the table of neighbours has: the common case, by the shortest way.
 
     It is cheaper than a key of the cache, let alone a round trip to Redis, so neither is asked.
     """
-    if asked.restrict_vocab:
-        return None
-    for vectors in house.registry.vectors_for(asked.lang, asked.model):
-        id = vectors.find(asked.word)
+    for vectors in candidates:
+        id = vectors.find(word)
         if id is None:
             continue
-        found = house.prepared[vectors.manifest.name].of(id, asked.topn)
-        return None if found is None else (vectors, msgspec.Raw(found))
+        manifest = vectors.manifest
+        body = house.prepared[manifest.name].answer(word, id, topn)
+        if body is not None:
+            trace.revision, trace.cache = manifest.revision, "miss"
+            house.metrics.cache["memory", "miss"].inc()
+        return body
     return None
 
 
@@ -138,25 +173,21 @@ async def kept(
     return await house.answers.look_up(question, compute, fresh=fresh, trace=trace)
 
 
-def recall(house: House, request: AnyRequest) -> Answer | None:
+def recall(house: House, asked: str, trace: Trace) -> Answer | None:
     """The whole answer to a query that was asked before in the same letters: what most questions are.
 
     Bundles do not change while the process lives, so neither does what a query means.
+
+    Args:
+        asked: the key of the answer.
     """
-    found = house.memory.look_up(_ASKED + request.scope["query_string"].decode("latin-1"))
+    found = house.memory.look_up(asked)
     if found is None:
         return None
     house.metrics.cache["memory", "hit"].inc()
-    trace = trace_of(request.scope)
-    trace.revision = found[:_REVISION].decode()
+    trace.revision = found[_REVISION].decode()
     trace.cache = "hit"
-    return Answer(found[_REVISION:])
-
-
-def remember(house: House, request: AnyRequest, answer: Answer) -> None:
-    """Keeps a whole answer for :func:`recall`, in this process alone."""
-    asked = _ASKED + request.scope["query_string"].decode("latin-1")
-    house.memory.keep(asked, trace_of(request.scope).revision.encode() + answer.body)
+    return Answer(found)
 
 
 def _no_job() -> NoReturn:
@@ -165,27 +196,36 @@ def _no_job() -> NoReturn:
 
 def routes(house: House) -> list[HTTPRouteHandler]:
     """GET and POST /similar."""
+    beside = Beside()
 
     @get("/similar", opt=described("similar", "Nearest words", query=SimilarQuery, answer=SimilarAnswer))
     async def similar(request: AnyRequest) -> Answer:
-        fresh = is_fresh(request)
-        if not fresh and (recalled := recall(house, request)) is not None:
+        trace, fresh = trace_of(request.scope), is_fresh(request)
+        query = request.scope["query_string"]
+        key = _ASKED + query.decode("latin-1")
+        if not fresh and (recalled := recall(house, key, trace)) is not None:
             return recalled
-        asked = read_query(request, SimilarQuery)
-        seen: bool | UnsetType = UNSET
-        looked_up = look_up(house, asked)
-        if looked_up is None:
+        body = None
+        if (brief := beside.read(query)) is not None:
+            word, candidates, topn = brief
+            body = look_up(house, candidates, word, topn, trace)
+        if body is None:
+            asked = read_query(request, SimilarQuery)
+            candidates = house.registry.vectors_for(asked.lang, asked.model)
+            beside.learn(query, asked, candidates)
+            if not asked.restrict_vocab:
+                body = look_up(house, candidates, asked.word, asked.topn, trace)
+        if body is not None and fresh:  # it finds what was kept already
+            return Answer(body)
+        if body is None:
             vectors, found, seen = await neighbours(house, request, asked, [asked.word], [])
-        else:
-            vectors, found = looked_up
-            trace = trace_of(request.scope)
-            trace.revision, trace.cache = vectors.manifest.revision, "miss"
-            house.metrics.cache["memory", "miss"].inc()
-        model = name_of(vectors.manifest)
-        answer = Json(SimilarAnswer(word=asked.word, seen=seen, neighbours=found, model=model))
-        if looked_up is None or not fresh:  # a fresh look-up finds what was kept already
-            remember(house, request, answer)
-        return answer
+            model = name_of(vectors.manifest)
+            body = msgspec.json.encode(
+                SimilarAnswer(word=asked.word, seen=seen, neighbours=found, model=model)
+            )
+        # for `recall`, in this process alone
+        house.memory.keep(key, body)
+        return Answer(body)
 
     @post(
         "/similar",

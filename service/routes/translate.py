@@ -17,7 +17,7 @@ from service.errors import Problem, invalid
 from service.house import House
 from service.parsing import AnyRequest, check_text, read_json_or_form
 from service.responses import Json
-from service.routes import decoded, described, encoder, name_of
+from service.routes import decoded, described, encoder, name_of, refusing
 from service.schemas import (
     Alignment,
     Detected,
@@ -127,16 +127,17 @@ class Desk:
                 raise invalid("model", f"{self._model.manifest.name} translates {languages}")
         if not self._table:
             raise Problem(404, "no_model", "no bundle is open that could answer translate")
-        targets = {code for row in self._table.values() for code in row}
-        self._check("source", source, {*self._table, *targets, AUTO})
-        self._check("target", target, {*self._table, *targets})
+        self._check("source", source, AUTO)
+        self._check("target", target)
         self._source, self._target = source, target
         self._read = read_html if asked.format == "html" else read_text
 
-    def _check(self, field: str, code: str, known: set[str]) -> None:
-        if code not in known:
-            served = ", ".join(sorted(known))
-            raise invalid(field, f"{code[:20]} is not supported; {served}", code="unknown_language")
+    def _check(self, field: str, code: str, *also: str) -> None:
+        if code in self._table or code in also or any(code in row for row in self._table.values()):
+            return
+        known = {*also, *self._table, *(target for row in self._table.values() for target in row)}
+        detail = f"{code[:20]} is not supported; {', '.join(sorted(known))}"
+        raise invalid(field, detail, code="unknown_language")
 
     def assign(self, text: str) -> Task:
         """Who translates `text`.
@@ -219,6 +220,7 @@ def routes(house: House) -> list[HTTPRouteHandler]:
         status_code=200,
         opt=described("translate", "Translate", body=TranslateRequest, answer=TranslateAnswer, form=True),
     )
+    @refusing
     async def translate(request: AnyRequest) -> Json:
         asked = await read_json_or_form(request, TranslateRequest)
         texts = check(house, asked)

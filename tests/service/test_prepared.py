@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 
+import msgspec
 import pytest
 
 from bundle.vectors import Vectors
 from service import prepared
 from service.prepared import Prepared, encode_neighbours
+from service.schemas import ModelName, SimilarAnswer
 from tests.bundle.wordy import draw, make_words, opened, spell
 
 
@@ -34,6 +36,15 @@ def test_prepared_is_computed(vectors: Vectors, monkeypatch: pytest.MonkeyPatch)
         for topn in (10, 3):
             expected = encode_neighbours(vectors.most_similar([word], topn=topn)) if id < len(ready) else None
             assert ready.of(id, topn) == idle.of(id, topn) == expected
+            for asked in (word, word.upper(), f'"{word}"\n'):
+                whole = None if expected is None else msgspec.json.encode(
+                    SimilarAnswer(
+                        word=asked,
+                        neighbours=msgspec.Raw(expected),
+                        model=ModelName(vectors.manifest.name, vectors.manifest.revision),
+                    )
+                )  # fmt: skip
+                assert ready.answer(asked, id, topn) == whole
         assert ready.of(id, 11) is None
 
 
