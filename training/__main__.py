@@ -54,9 +54,9 @@ def train(recipe: Recipe, text: str, folder: Path, *, resume: bool = False) -> N
     """Runs one job into a run folder.
 
     There it leaves ``recipe.toml``, ``corpora.json``, ``tokenizer.json`` and perhaps ``words.txt``, then
-    ``checkpoints/``, ``metrics.jsonl``, ``curves.png``, ``samples.txt`` and ``evaluation.json``; for vectors, what
-    ``word2vec.fit`` writes. A network is trained by all processes that torchrun started, and process 0 leaves
-    what is left; one that torchrun started again resumes unasked.
+    ``checkpoints/``, ``metrics.jsonl``, ``curves.png``, ``samples.txt`` and ``evaluation.json``; for vectors,
+    what ``word2vec.fit`` writes. A network is trained by all processes that torchrun started, and process 0
+    leaves what is left; one that torchrun started again resumes unasked.
 
     Args:
         text: the recipe as it is kept in the folder, without this machine's paths.
