@@ -22,7 +22,10 @@ _MOST_MEMORY = 6 * 2**30
 def outcome(folder: str) -> str:
     """How opening went, in one line."""
     try:
-        _ask(open_bundle(folder))
+        model = open_bundle(folder)
+        _ask(model)
+        if model.manifest.form == "both":  # what opened are the fast graphs
+            open_bundle(folder, form="plain")
     except BundleError as error:
         return f"refused {error.reason}"
     except BaseException as error:  # the tokenizers library panics with a BaseException
