@@ -110,7 +110,7 @@ BODIES = [
 def test_the_end_of_a_stream_comes_with_its_last_text(
     service: Service, path: str, body: dict[str, object]
 ) -> None:
-    fresh = service.post(path, body)
+    service.post(path, body)
     raw = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(raw)}\r\nConnection: close\r\n\r\n"
     with service.raw(head.encode() + raw) as connection:
@@ -128,8 +128,8 @@ def test_the_end_of_a_stream_comes_with_its_last_text(
     prompts = len(body["prompt"]) if isinstance(body["prompt"], list) else 1
     assert len(chunks) == prompts + 1
     assert chunks[-1] == b""
-    told = fresh.body.count(b"\n\n")
-    assert told > 2
+    # how many events hold the text depends on the pace it was first written at; the end is one more
+    assert sum(chunk.count(b"\n\n") for chunk in chunks) > prompts
     assert chunks[-2].endswith(b"\n\n")
 
 
