@@ -102,10 +102,9 @@ Event = Token | Finished
 class _Choice:
     """One row that goes its own way: greedy or sampled."""
 
-    __slots__ = ("group", "ids", "logprob", "number")
+    __slots__ = ("ids", "logprob", "number")
 
-    def __init__(self, group: "_Group", number: int) -> None:
-        self.group = group
+    def __init__(self, number: int) -> None:
         self.number = number
         self.ids: list[int] = []
         self.logprob = 0.0
@@ -119,13 +118,13 @@ class _Group:
     def __init__(self, request: Request, tag: Hashable, end: int, capacity: int) -> None:
         self.request = request
         self.tag = tag
-        self.choices = [] if request.beam > 1 else [_Choice(self, number) for number in range(request.n)]
+        self.choices = [] if request.beam > 1 else [_Choice(number) for number in range(request.n)]
         self.beam: Beam | None = None
         if request.beam > 1:
             self.beam = Beam(
                 request.beam,
                 request.length_penalty,
-                lambda ids: self.ends(ids, capacity),
+                partial(_ends, request, capacity),  # not a method of ours: who refers to himself stays longer
                 end,
                 request.outcome,
                 request.n,
@@ -156,15 +155,6 @@ class _Group:
             sampled=request.temperature > 0.0,
             top=request.top_logprobs,
         )
-
-    def ends(self, ids: Sequence[int], capacity: int) -> Reason | None:
-        """Why a choice that has come to ``ids`` goes no further, or None where it does."""
-        request = self.request
-        if request.stop is not None and request.stop(ids):
-            return "stop"
-        if len(ids) >= request.max_tokens or 0 < capacity < len(request.prompt.ids) + len(ids):
-            return "length"
-        return None
 
 
 class Decoder:
@@ -339,7 +329,7 @@ class Decoder:
             if id != self._end:
                 choice.ids.append(id)
                 events.append(Token(tag, choice.number, id, logprob, outlook.top(row)))
-                reason = group.ends(choice.ids, capacity)
+                reason = _ends(group.request, capacity, choice.ids)
             if reason is None:
                 going.append(choice)
                 parents.append(row)
@@ -348,6 +338,15 @@ class Decoder:
                 left -= 1
                 events.append(Finished(tag, choice.number, tuple(choice.ids), choice.logprob, reason, left))
         group.choices = going
+
+
+def _ends(request: Request, capacity: int, ids: Sequence[int]) -> Reason | None:
+    """Why a choice that has come to ``ids`` goes no further, or None where it does."""
+    if request.stop is not None and request.stop(ids):
+        return "stop"
+    if len(ids) >= request.max_tokens or 0 < capacity < len(request.prompt.ids) + len(ids):
+        return "length"
+    return None
 
 
 def _wishes(groups: Sequence[_Group]) -> list[Wish]:

@@ -35,18 +35,22 @@ class Best(NamedTuple):
 
 
 class Bound:
-    """One step over arrays that stay where they are: the small inputs are written, the best tokens read.
+    """Steps over arrays that stay where they are: the small inputs are written, the best tokens read.
+
+    A graph that does not work in place writes another past than it reads, and the next step goes the other
+    way. Both ways are one object: two that referred to each other would be freed, with all they hold, only
+    when the collector of cycles comes by, which under load was after hundreds of megabytes.
 
     Args:
-        run: computes ``best`` and ``after`` from ``inputs`` and ``before``.
-        inputs: the small ones. Whatever else is read is kept alive by ``before`` and ``held``.
-        before, after: the past that is read and the one that is written, by the names of inputs; one and the
-            same where the graph works in place.
+        run: computes ``best`` and the second past from ``inputs`` and the first.
+        inputs: the small ones. Whatever else is read is kept alive by ``pasts`` and ``held``.
+        pasts: the one that is read and the one that is written, by the names of inputs; one and the same
+            where the graph works in place.
         capacity: entries that the past has room for; 0 where it does not grow.
         held: what else the runtime reads where it lies.
 
     Attributes:
-        back: the run from ``after`` into ``before``, once there is one.
+        back: the run from the second past into the first, once there is one.
     """
 
     def __init__(
@@ -55,26 +59,33 @@ class Bound:
         inputs: dict[str, Array],
         best: Best,
         *,
-        before: Mapping[str, Tensor],
-        after: Mapping[str, Tensor],
+        pasts: tuple[Mapping[str, Array], Mapping[str, Array]],
         capacity: int = 0,
-        held: Mapping[str, Tensor] | None = None,
+        held: Mapping[str, Array],
     ) -> None:
         self.capacity = capacity
         self.inputs = inputs
         self.best = best
-        self.before = before
-        self.after = after
-        self.back: Bound | None = self if before is after else None
+        self.pasts = pasts
+        self.held = held
+        self.back: Callable[[], None] | None = None
         self._run = run
-        self._held = held
 
-    def __call__(self, ids: Array, lengths: Array) -> None:
-        """Feed one token ``[rows]`` to each row."""
+    def turns(self, past: Mapping[str, Tensor]) -> bool:
+        """Whether a step that reads `past` goes back, into the first."""
+        return past is not self.pasts[0]
+
+    def __call__(self, past: Mapping[str, Tensor], ids: Array, lengths: Array) -> Mapping[str, Array]:
+        """Feed one token ``[rows]`` to each row. Returns the past that was written."""
         self.inputs["ids"][:, 0] = ids
         if "lengths" in self.inputs:
             self.inputs["lengths"][...] = lengths
-        self._run()
+        if not self.turns(past):
+            self._run()
+            return self.pasts[1]
+        assert self.back is not None
+        self.back()
+        return self.pasts[0]
 
 
 @dataclass(frozen=True)
@@ -86,7 +97,7 @@ class State:
         past, memory: by the names of the graph's inputs; on the device where the graph keeps them there.
         source_counts: tokens of each row's source.
         sources: a number for each row's source; rows with the same number read the same memory.
-        bound: a run that reads these very arrays or has written them, once there is one.
+        bound: the runs that read and write these very arrays, once there are any.
     """
 
     lengths: NDArray[np.int32]

@@ -316,64 +316,65 @@ class Stepper:
         bound = self._bound(state)
         if bound is None:
             return self._run(state, ids[:, None], np.ones(len(ids), np.int32), logits=False)
-        bound(ids, state.lengths)
+        past = state.past if bound is state.bound else bound.pasts[0]
+        past = bound(past, ids, state.lengths)
         return Scores(None, bound.best), State(
-            state.lengths + 1, bound.after, state.memory, state.source_counts, state.sources, bound
+            state.lengths + 1, past, state.memory, state.source_counts, state.sources, bound
         )
 
     def _bound(self, state: State) -> Bound | None:
-        """The run that steps a state: the one that it was stepped by before, or that one's way back."""
+        """The runs that step a state: those that it was stepped by before, or new ones from its past."""
         needed = int(state.lengths.max()) + 1 if self._layout.fixed else 0
         bound = state.bound
         if bound is None or bound.capacity < needed:
             return self._bind(state, self._layout.enlarge(state.past, needed, self.capacity))
-        if bound.before is state.past:
-            return bound
-        if bound.back is None:
-            bound.back = self._bind(state, state.past, bound)
-            if bound.back is not None:
-                bound.back.back = bound
-        return bound.back
+        if bound.turns(state.past) and bound.back is None:
+            first, second = bound.pasts
+            bound.back = self._run_between(second, first, bound.inputs, bound.best, bound.held)
+        return bound
 
-    def _bind(self, state: State, past: Mapping[str, Tensor], turned: Bound | None = None) -> Bound | None:
-        """A run from `past`: into itself where the graph writes in place, else into arrays of its own or,
-        `turned`, those that another run reads."""
-        if not isinstance(self._graph, InPlaceGraph):
-            return None
+    def _bind(self, state: State, past: Mapping[str, Tensor]) -> Bound | None:
+        """A run from `past`: into itself where the graph writes in place, else into arrays of its own."""
         rows = len(state)
-        small: dict[str, Array]
-        after: Mapping[str, Tensor]
-        if turned is not None:
-            small, best, after = turned.inputs, turned.best, turned.before
-            lies = {name: np.asarray(array) for name, array in past.items()}
-        else:
-            small = {
-                "ids": np.zeros((rows, 1), np.int64),
-                "counts": np.ones(rows, np.int32),
-                "lengths": np.zeros(rows, np.int32),
-                "picks": np.zeros((rows, 1), np.int64),
-            }
-            if state.source_counts is not None:
-                small["source_counts"] = state.source_counts
-            small = {name: array for name, array in small.items() if name in self._graph.inputs}
-            best = Best(np.zeros((rows, self.best), np.float32), np.zeros((rows, self.best), np.int64))
-            # select and join may have left views
-            past = after = lies = {name: np.ascontiguousarray(array) for name, array in past.items()}
-            # in place only where the contract says so: a recurrent graph may read what it has written
-            fixed = self._layout.fixed
-            if len(fixed) < len(past):
-                after = {n: lies[n] if n in fixed else np.empty_like(lies[n]) for n in lies}
+        small: dict[str, Array] = {
+            "ids": np.zeros((rows, 1), np.int64),
+            "counts": np.ones(rows, np.int32),
+            "lengths": np.zeros(rows, np.int32),
+            "picks": np.zeros((rows, 1), np.int64),
+        }
+        if state.source_counts is not None:
+            small["source_counts"] = state.source_counts
+        small = {name: array for name, array in small.items() if name in self._graph.inputs}
+        best = Best(np.zeros((rows, self.best), np.float32), np.zeros((rows, self.best), np.int64))
+        # select and join may have left views
+        first = {name: np.ascontiguousarray(array) for name, array in past.items()}
+        # in place only where the contract says so: a recurrent graph may read what it has written
+        fixed = self._layout.fixed
+        second = first
+        if len(fixed) < len(first):
+            second = {n: first[n] if n in fixed else np.empty_like(first[n]) for n in first}
+        # the runtime reads the memory where it lies for as long as the state lives
         memory = {name: np.ascontiguousarray(array) for name, array in state.memory.items()}
-        written = {self._present[name]: np.asarray(array) for name, array in after.items()}
-        named: dict[str, Array] = {"best.scores": best.scores[:, None], "best.ids": best.ids[:, None]}
-        run = self._graph.bind({**small, **lies, **memory}, {**named, **written})
+        run = self._run_between(first, second, small, best, memory)
         if run is None:
             return None
-        lengths = [past[name].shape[self._layout.axis(name)] for name in self._layout.fixed]
-        # the runtime reads the memory where it lies for as long as the state lives
-        return Bound(
-            run, small, best, before=past, after=after, capacity=min(lengths, default=0), held=memory
-        )
+        lengths = [first[name].shape[self._layout.axis(name)] for name in fixed]
+        return Bound(run, small, best, pasts=(first, second), capacity=min(lengths, default=0), held=memory)
+
+    def _run_between(
+        self,
+        read: Mapping[str, Array],
+        written: Mapping[str, Array],
+        small: Mapping[str, Array],
+        best: Best,
+        memory: Mapping[str, Array],
+    ) -> Callable[[], None] | None:
+        """A step from the past `read` to the one `written`; None where the graph cannot be told arrays."""
+        if not isinstance(self._graph, InPlaceGraph):
+            return None
+        named: dict[str, Array] = {"best.scores": best.scores[:, None], "best.ids": best.ids[:, None]}
+        present = {self._present[name]: array for name, array in written.items()}
+        return self._graph.bind({**small, **read, **memory}, {**named, **present})
 
 
 def _resident(graph: Graph) -> ResidentGraph | None:

@@ -119,7 +119,8 @@ class TranslationJob:
         """Take an event of request ``index``; the text that is now known, in order, as choice 0."""
         if isinstance(event, Token):
             return []
-        self._found[index].append(event)
+        # Who drives this job may tag events with what owns it: a circle that only the collector would undo.
+        self._found[index].append(event._replace(tag=index))
         if event.left:
             return []
         work, piece, first = self._owners[index]

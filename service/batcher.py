@@ -238,20 +238,23 @@ class Batcher:
         _step_back()
         try:
             while taken := self._next():
-                lane, arrivals = taken
-                deliveries = lane.turn(arrivals, self._metrics)
-                if deliveries:
-                    # before another thread may take the lane: what its turn gives must not arrive first
-                    self._post(deliveries)
-                with self._condition:
-                    lane.busy = False
-                    lane.arrivals = []
-                    lane.turn_at = None
-                    if lane.has_work:
-                        self._condition.notify()
+                self._turn(*taken)
+                del taken  # while waiting for more, nothing that was answered is kept
         except BaseException:
             logger.exception("a decoding thread died")
             self._died()
+
+    def _turn(self, lane: Lane, arrivals: list[Ticket]) -> None:
+        deliveries = lane.turn(arrivals, self._metrics)
+        if deliveries:
+            # before another thread may take the lane: what its turn gives must not arrive first
+            self._post(deliveries)
+        with self._condition:
+            lane.busy = False
+            lane.arrivals = []
+            lane.turn_at = None
+            if lane.has_work:
+                self._condition.notify()
 
     def _died(self) -> None:
         with self._condition:

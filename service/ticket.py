@@ -44,7 +44,7 @@ class Ticket:
 
     __slots__ = (
         "_encode", "_pieces", "_settled", "allowed", "asked", "deadline", "finished", "first", "gone", "job",
-        "model", "permit", "result", "started", "submitted", "task", "tokens_in", "tokens_out",
+        "model", "permit", "result", "started", "streams", "submitted", "task", "tokens_in", "tokens_out",
     )  # fmt: skip
 
     def __init__(
@@ -78,15 +78,12 @@ class Ticket:
         self.finished: float | None = None
         self.tokens_in = sum(len(request.prompt.ids) + len(request.prompt.source) for request in job.requests)
         self.tokens_out = 0
+        self.streams = pieces is not None
         self.result: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.result.add_done_callback(_retrieved)
         self._encode = encode
         self._pieces = pieces
         self._settled: Callable[[Ticket], None] | None = None
-
-    @property
-    def streams(self) -> bool:
-        return self._pieces is not None
 
     @property
     def answered(self) -> bool:
@@ -123,8 +120,9 @@ class Ticket:
             self.result.set_exception(delivery.end)
         else:
             self.result.set_result(self._encode(delivery.end))
-        if self._settled is not None:
-            self._settled(self)
+        settled, self._settled, self._pieces = self._settled, None, None
+        if settled is not None:  # both know this ticket, and would keep it and its answer alive for long
+            settled(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,27 +75,28 @@ class Asked:
         """
         self._model = model
         self._prompt = prompt
-        self._tokens: int | None = None
+        self._counted: list[int] = []
         self.answer = answer
         self.scores = scores
         if isinstance(prompt, str) and answer is not None:
             self.text = prompt
-            answer.job = partial(self._made, answer.job)
+            answer.job = partial(_made, answer.job, self._counted)
         else:
             self.text, ids = model.read(prompt)
-            self._tokens = len(ids)
+            self._counted.append(len(ids))
 
     @property
     def tokens(self) -> int:
         """Of the prompt; the job has counted them, where there was one."""
-        if self._tokens is None:
-            self._tokens = len(self._model.read(self._prompt)[1])
-        return self._tokens
+        if not self._counted:
+            self._counted.append(len(self._model.read(self._prompt)[1]))
+        return self._counted[0]
 
-    def _made(self, make: Callable[[], Job]) -> Job:
-        job = make()
-        self._tokens = len(job.requests[0].prompt.ids) - 1  # without bos
-        return job
+
+def _made(make: Callable[[], Job], counted: list[int]) -> Job:
+    job = make()
+    counted.append(len(job.requests[0].prompt.ids) - 1)  # without bos
+    return job
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -110,6 +112,24 @@ def test_pieces_are_the_whole_in_order(translator: Translator) -> None:
     pieces = "".join(piece.text for piece in translator._pieces(job))
     assert pieces == translator.translate(text).text
     assert job.cost > 0
+
+
+def test_a_job_is_gone_with_its_last_event(translator: Translator) -> None:
+    """Whoever drives it tags its events with what owns it; it keeps none of them."""
+    job = translator.job("abc de. bcd")
+    decoder, gone = translator.decoder(), weakref.ref(job)
+    for index, request in enumerate(job.requests):
+        decoder.add(request, (job, index))
+    gc.disable()
+    try:
+        while decoder.active or decoder.waiting:
+            for event in decoder.step():
+                event.tag[0].feed(event.tag[1], event)  # type: ignore[index]
+        assert job.done
+        del job, event, request
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_the_limit_is_told(translator: Translator) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,6 +113,30 @@ def test_the_answers_are_the_plain_graphs(model: Model, steppers: dict[str, Step
         assert [found.ids for found in one] == [found.ids for found in other]
         for a, b in zip(one, other, strict=True):
             assert a.logprob == pytest.approx(b.logprob, abs=1e-3)
+
+
+def test_requests_leave_nothing_for_the_collector_of_cycles(
+    model: Model, steppers: dict[str, Stepper]
+) -> None:
+    """Whose turn comes when it likes, and until then all that a batch has remembered would stay in memory."""
+
+    def serve() -> None:
+        serving = decoder(steppers["int8"])
+        for tag, each in enumerate(requests(model, 12)):
+            serving.add(each, tag)
+            serving.step()
+        serving.cancel(11)
+        while serving.active or serving.waiting:
+            serving.step()
+
+    serve()
+    gc.collect()
+    gc.disable()
+    try:
+        serve()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_what_the_graph_names_are_the_best_of_its_logits(model: Model, steppers: dict[str, Stepper]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -222,6 +224,23 @@ def test_states_that_stay_where_they_are_hold_what_new_ones_would(case: Case) ->
     for some in ([Request(case.prompts(1)[0], max_tokens=12, beam=4)], case.requests(9, 5)):
         bound = run(decoder(Stepper(graph, pad=PAD)), some)
         assert told(bound) == told(run(decoder(Stepper(Unbound(graph), pad=PAD)), some))
+
+
+def test_states_that_stay_where_they_are_go_with_their_batch(lstm: Case) -> None:
+    """Not when the collector of cycles comes by."""
+    stepper = lstm.stepper("int8 fast")
+    _, state = stepper.begin(lstm.prompts(3), logits=False)
+    gone = []
+    gc.disable()
+    try:
+        for _ in range(4):
+            _, state = stepper.advance(state, np.array([5, 6, 7]), logits=False)
+            assert state.bound is not None
+            gone.append(weakref.ref(state.bound))
+        del state
+        assert [left() for left in gone] == [None] * 4
+    finally:
+        gc.enable()
 
 
 def test_a_step_that_was_not_wanted_can_be_taken_again(lstm: Case) -> None:

@@ -36,7 +36,7 @@ class Job:
         return self.left == 0
 
     def feed(self, index: int, event: Event) -> list[str]:
-        self.fed.append(event)
+        self.fed.append(event._replace(tag=index))
         self.left -= isinstance(event, Finished)
         return [f"{index}:{len(self.fed)}"]
 

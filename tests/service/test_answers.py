@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -10,11 +11,12 @@ from typing import Any, cast
 
 import pytest
 
-from service.answers import Answers, Question
+from service.answers import Answers, Flight, Question
 from service.batcher import Batcher
 from service.cache import MemoryStore
 from service.errors import Problem
 from service.redis_store import RedisStore
+from service.ticket import Ticket
 from service.trace import Trace
 from tests.service.scripted import Job, Script, until, value
 
@@ -71,6 +73,28 @@ def test_miss_then_hit() -> None:
         assert len(desk.jobs) == 1
 
     run(test)
+
+
+def test_who_was_answered_is_gone_at_once() -> None:
+    """What refers to itself would stay until the collector of cycles comes by, which stops everybody."""
+
+    def left() -> int:
+        return sum(isinstance(each, Ticket | Flight | Question) for each in gc.get_objects())
+
+    async def test(desk: Desk) -> None:
+        await desk.ask(*(desk.question(text) for text in "abcab"))
+        stream = await desk.answers.stream(desk.question("d"), fresh=False, trace=new_trace())
+        assert [piece async for piece in stream.pieces()]
+        del stream
+        await asyncio.sleep(0.1)  # a decoding thread may still be in its last turn
+        assert left() == 0
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(test)
+    finally:
+        gc.enable()
 
 
 def test_what_is_left_to_chance_is_made_each_time() -> None:
