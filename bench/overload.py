@@ -42,6 +42,8 @@ class Level:
     offered: float
     record: Record
     health: list[float]
+    asleep: float
+    """Seconds that whoever asks for health slept too long at most: the machine's part of the longest wait."""
     memory: float
     processor: float
     """Seconds of the server's processor time."""
@@ -133,7 +135,7 @@ def level(
     if record.lost or record.unanswered or strange:
         raise RuntimeError(f"at {multiple:g}x: {record.lost} lost, {record.unanswered} unanswered, {strange}")
     processor = processor_seconds(server.process.pid) - before
-    return Level(multiple, record.sent / seconds, record, watch.waits, watch.memory, processor)
+    return Level(multiple, record.sent / seconds, record, watch.waits, watch.asleep, watch.memory, processor)
 
 
 class Watch:
@@ -141,6 +143,8 @@ class Watch:
 
     def __init__(self, server: Server) -> None:
         self.waits: list[float] = []
+        self.asleep = 0.0
+        """Seconds by which this thread woke too late, at most."""
         self.memory = 0.0
         """Most resident memory seen, in MB."""
         self._server = server
@@ -158,8 +162,10 @@ class Watch:
     def _run(self) -> None:
         connection = http.client.HTTPConnection(HOST, self._server.port, timeout=30)
         paths = ("/health/live", "/health/ready")
+        lain = time.perf_counter()
         while not self._stop.wait(_HEALTH):
             start = time.perf_counter()
+            self.asleep = max(self.asleep, start - lain - _HEALTH)
             connection.request("GET", paths[len(self.waits) % 2])
             answer = connection.getresponse()
             answer.read()
@@ -167,6 +173,7 @@ class Watch:
             if answer.status != 200:
                 raise RuntimeError(f"health answered {answer.status}")
             self.memory = max(self.memory, resident(self._server.process.pid))
+            lain = time.perf_counter()
         connection.close()
 
 
@@ -197,6 +204,7 @@ def table(levels: list[Level], capacity: float, where: str) -> list[Row]:
         "refused, wait p99": ("ms", lambda each: each.wait(429, 99)),
         "health, wait p99": ("ms", lambda each: float(np.percentile(each.health, 99)) * 1e3),
         "health, longest wait": ("ms", lambda each: max(each.health) * 1e3),
+        "who asks for health, longest oversleep": ("ms", lambda each: each.asleep * 1e3),
         "server's memory": ("MB", lambda each: each.memory),
     }
     by: dict[float, list[Level]] = {}

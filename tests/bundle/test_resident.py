@@ -22,7 +22,7 @@ from bundle.resident import DeviceRows, Resident
 from bundle.session import Place, Session
 from bundle.stepper import Prompt, Stepper
 from bundle.tensors import HOST
-from tests.bundle.conftest import EOS, FORMS, PAD, VOCAB, Form, build_form
+from tests.bundle.forms import EOS, FORMS, PAD, VOCAB, Form, build_form
 
 HERE = Place("cpu", resident=True)
 

@@ -22,7 +22,8 @@ from bundle.manifest import Manifest, read_manifest
 from bundle.sampling import log_softmax, log_sum_exp
 from bundle.stepper import Prompt
 from export import pack
-from tests.bundle.conftest import bigram_graph, write_manifest
+from tests.bundle.conftest import write_manifest
+from tests.bundle.forms import bigram_graph
 
 WORDS = sorted(
     ["grand", "grande", "grandmother", "grandiose", "gare", "la", "le", "les", "l'", "hôtel", "the", "and"]

@@ -10,7 +10,8 @@ from bundle.errors import BundleError
 from bundle.load import open_bundle
 from bundle.manifest import Decoding, Limits, read_manifest
 from bundle.vectors import Vectors
-from tests.bundle.conftest import _golden, build_form, write_bundle
+from tests.bundle.conftest import _golden, write_bundle
+from tests.bundle.forms import build_form
 from tests.faults.watching import FRESH, started
 from tests.service.making import Answered, Service
 from training.tokenizer import listed, save

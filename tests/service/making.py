@@ -28,12 +28,10 @@ from tests.bundle.conftest import (
     WORDS,
     _golden,
     _vectors,
-    bigram_graph,
     bigram_table,
-    build_form,
-    vectors_graph,
     write_bundle,
 )
+from tests.bundle.forms import bigram_graph, build_form, vectors_graph
 from training.tokenizer import listed, save, train_tokenizer
 
 HOST = "127.0.0.1"
