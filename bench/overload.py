@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -47,6 +48,8 @@ class Level:
     memory: float
     processor: float
     """Seconds of the server's processor time."""
+    stolen: float = 0.0
+    """Share of the server's cores that the host of this virtual machine gave to others."""
 
     @property
     def answered(self) -> float:
@@ -117,7 +120,8 @@ def level(
         host=HOST, port=server.port, path="/translate", bodies=bodies, rate=multiple * capacity,
         seconds=seconds, patience=60.0, seed=seed,
     )  # fmt: skip
-    before = processor_seconds(server.process.pid)
+    before, kept = processor_seconds(server.process.pid), stolen(server.process.pid)
+    start = time.perf_counter()
     with Watch(server) as watch:
         done = subprocess.run(
             [sys.executable, "-m", "bench.arrivals"],
@@ -135,7 +139,10 @@ def level(
     if record.lost or record.unanswered or strange:
         raise RuntimeError(f"at {multiple:g}x: {record.lost} lost, {record.unanswered} unanswered, {strange}")
     processor = processor_seconds(server.process.pid) - before
-    return Level(multiple, record.sent / seconds, record, watch.waits, watch.asleep, watch.memory, processor)
+    share = (stolen(server.process.pid) - kept) / (time.perf_counter() - start)
+    return Level(
+        multiple, record.sent / seconds, record, watch.waits, watch.asleep, watch.memory, processor, share
+    )
 
 
 class Watch:
@@ -183,6 +190,14 @@ def resident(process: int) -> float:
     return pages * 4096 / 1e6
 
 
+def stolen(process: int) -> float:
+    """Seconds of the cores of a process that the host gave to others, on average of them ("steal", proc(5))."""
+    cores = os.sched_getaffinity(process)
+    lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+    ticks = [int(line[8]) for line in lines if line[0] in {f"cpu{core}" for core in cores}]
+    return statistics.fmean(ticks) / os.sysconf("SC_CLK_TCK")
+
+
 def backlog(port: int) -> float:
     """`voisin_backlog_requests`, once nothing is under way."""
     connection = http.client.HTTPConnection(HOST, port, timeout=30)
@@ -205,6 +220,7 @@ def table(levels: list[Level], capacity: float, where: str) -> list[Row]:
         "health, wait p99": ("ms", lambda each: float(np.percentile(each.health, 99)) * 1e3),
         "health, longest wait": ("ms", lambda each: max(each.health) * 1e3),
         "who asks for health, longest oversleep": ("ms", lambda each: each.asleep * 1e3),
+        "the server's cores, taken by the host": ("%", lambda each: each.stolen * 100),
         "server's memory": ("MB", lambda each: each.memory),
     }
     by: dict[float, list[Level]] = {}

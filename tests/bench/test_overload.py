@@ -31,6 +31,7 @@ def test_every_request_is_answered_or_refused(tmp_path: Path) -> None:
         assert {status: len(waits) for status, waits in record.waits.items()} == record.statuses
     assert found[1].record.statuses[429] > 0
     assert found[1].memory > 0
+    assert all(0.0 <= each.stolen < 1.0 for each in found)
 
 
 def test_ratios_are_against_the_level_at_capacity() -> None:
@@ -41,7 +42,7 @@ def test_ratios_are_against_the_level_at_capacity() -> None:
             sent=good + refused, statuses=statuses, waits=waits, lost=0, unanswered=0, seconds=2.0,
             late=0.0, connections=4,
         )  # fmt: skip
-        return Level(multiple, 1.0, record, [0.001, 0.003], 0.002, 100.0, 2.0)
+        return Level(multiple, 1.0, record, [0.001, 0.003], 0.002, 100.0, 2.0, 0.25)
 
     rows = table([made(1.0, 20, 0), made(10.0, 18, 182)], 10.0, "here")
     found = {(row.question.partition(": ")[2], row.side): row for row in rows}
@@ -53,6 +54,7 @@ def test_ratios_are_against_the_level_at_capacity() -> None:
     assert found["refused, wait p50", "10x"].median == pytest.approx(2.0)
     assert math.isnan(found["refused, wait p50", "1x"].median)
     assert found["health, longest wait", "1x"].median == pytest.approx(3.0)
+    assert found["the server's cores, taken by the host", "10x"].median == 25.0
     assert found["who asks for health, longest oversleep", "1x"].median == pytest.approx(2.0)
 
 
