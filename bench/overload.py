@@ -191,7 +191,7 @@ def resident(process: int) -> float:
 
 
 def stolen(process: int) -> float:
-    """Seconds of the cores of a process that the host gave to others, on average of them ("steal", proc(5))."""
+    """Seconds of a process's cores that the host gave to others, on average ("steal" in proc(5))."""
     cores = os.sched_getaffinity(process)
     lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
     ticks = [int(line[8]) for line in lines if line[0] in {f"cpu{core}" for core in cores}]
