@@ -28,11 +28,14 @@ TAG = "<bt>"
 CHUNK = 512  # sentences translated together: enough for batches of like length
 
 
-def sentences(lines: Iterable[str], *, shortest: int, longest: int) -> Iterator[str]:
-    """Sentences of running text with so many words, each once, without tabs."""
+def sentences(lines: Iterable[str], language: str, *, shortest: int, longest: int) -> Iterator[str]:
+    """Sentences of running text with so many words, each once, without tabs.
+
+    language: where sentences end is a matter of its abbreviations.
+    """
     seen: set[int] = set()
     for line in lines:
-        for is_sentence, text in split_text(" ".join(line.split())):
+        for is_sentence, text in split_text(" ".join(line.split()), language):
             if is_sentence and shortest <= len(text.split()) <= longest and hash(text) not in seen:
                 seen.add(hash(text))
                 yield text
@@ -65,7 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ExportError(f"{options.bundle}: a {model.manifest.kind} does not translate")
         source = corpus.Source(path=options.text, name=options.text, licence="", attribution="")
         found = sentences(
-            corpus.lines([source], seed=options.seed), shortest=options.shortest, longest=options.longest
+            corpus.lines([source], seed=options.seed),
+            model.source_language,
+            shortest=options.shortest,
+            longest=options.longest,
         )
         chosen = tqdm(islice(found, options.limit or None), unit=" sentences", total=options.limit or None)
         pairs = list(back_translated(model, chosen, beam=options.beam, tag=options.tag, ratio=options.ratio))

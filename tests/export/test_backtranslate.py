@@ -25,8 +25,14 @@ def bundle(make_run: MakeRun, tmp_path: Path) -> Path:
 
 
 def test_sentences_are_of_the_length_asked_for_and_come_once() -> None:
-    found = list(sentences(TEXT.splitlines(), shortest=3, longest=6))
+    found = list(sentences(TEXT.splitlines(), "en", shortest=3, longest=6))
     assert found == ["the sea is grey.", "The house is old and small.", "a tab and words.", "12 13 14 15."]
+
+
+def test_sentences_end_where_their_language_ends_them() -> None:
+    line = "Voir le chap. Deux et la fin."
+    assert list(sentences([line], "fr", shortest=1, longest=9)) == [line]
+    assert list(sentences([line], "en", shortest=1, longest=9)) == ["Voir le chap.", "Deux et la fin."]
 
 
 def test_pairs_are_what_the_bundle_says(bundle: Path) -> None:
