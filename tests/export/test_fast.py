@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bundle.decoding import Decoder, Finished, Request, run
+from bench.invariance import differing
+from bundle.decoding import Decoder, Request, run
 from bundle.load import open_bundle
 from bundle.manifest import Form, read_manifest
 from bundle.session import Session
@@ -175,35 +177,12 @@ def test_logits_are_the_same_bytes_in_any_batch(
 
 
 @settings(max_examples=3, deadline=None)
-@given(seed=st.integers(0, 2**31), rows=st.integers(4, 40))
+@given(seed=st.integers(0, 2**31))
 def test_answers_are_the_same_bytes_in_any_company(
-    model: Model, steppers: dict[str, Stepper], seed: int, rows: int
+    model: Model, steppers: dict[str, Stepper], seed: int
 ) -> None:
     """Requests of every kind that join a running batch as room allows, some of which are cancelled."""
-    some = requests(model, 10, seed)
-    alone = [run(decoder(steppers["int8"]), [each])[0] for each in some]
-    crowd = decoder(steppers["int8"], rows)
-    found: dict[int, list[Finished]] = {place: [] for place in range(len(some))}
-    waiting = list(enumerate(some))
-    rng = np.random.default_rng(seed)
-    while waiting or crowd.active or crowd.waiting:
-        for _ in range(int(rng.integers(0, 3))):
-            if waiting:
-                place, request = waiting.pop(0)
-                crowd.add(request, place)
-        events = []
-        if rng.random() < 0.1:
-            crowd.add(some[0], "left")
-            events += crowd.step()
-            crowd.cancel("left")
-        events += crowd.step()
-        for event in events:
-            if isinstance(event, Finished) and isinstance(event.tag, int):
-                found[event.tag].append(event)
-    for place, expected in enumerate(alone):
-        got = sorted(found[place], key=lambda each: each.choice)
-        # ids and the sums of log-probabilities, to the last bit
-        assert [(each.ids, each.logprob) for each in got] == [(each.ids, each.logprob) for each in expected]
+    assert differing(partial(decoder, steppers["int8"]), requests(model, 10, seed), seed) == 0
 
 
 @pytest.mark.parametrize("kind", ["language", "translator"])
