@@ -135,6 +135,7 @@ def facts(manifest: Manifest, recipe: Recipe, scores: Mapping[str, object]) -> l
         ("architecture", architecture(recipe)),
         ("parameters", f"{manifest.provenance.parameters:,}"),
         ("stored as", PRECISIONS[manifest.precision]),
+        *([("trained on from", f"{recipe.start}, whose corpora are below too")] if recipe.start else []),
         *([("graphs", FORMS[manifest.form or "plain"])] if manifest.kind != "vectors" else []),
         ("size", f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"),
         ("revision", f"`{manifest.revision}`"),

@@ -1,4 +1,4 @@
-"""``python -m training RECIPE.toml [--set a.b=c]... [--run FOLDER] [--resume]``
+"""``python -m training RECIPE.toml [--set a.b=c]... [--run FOLDER] [--start RUN] [--resume]``
 
 Several processes share a job that torchrun starts: ``torchrun --nproc-per-node 2 -m training RECIPE.toml``.
 """
@@ -30,7 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         recipe = load_recipe(options.recipe, options.set)
-        text = encode_recipe(load_recipe(options.recipe, options.set, expand=False))
+        kept = load_recipe(options.recipe, options.set, expand=False)
+        if options.start:
+            from training.start import begun
+
+            kept = begun(kept, options.start)
+        text = encode_recipe(kept)
     except VoisinError as error:
         return _fail(error, 2)
     # Tokenizers' own threads would fight with torch's for the same cores.
@@ -40,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     folder = options.run or Path("runs") / recipe.name
     try:
-        train(recipe, text, folder, resume=options.resume)
+        train(recipe, text, folder, start=options.start, resume=options.resume)
     except (RecipeError, CorpusError, TokenizerError) as error:
         return _fail(error, 2)
     except VoisinError as error:
@@ -50,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def train(recipe: Recipe, text: str, folder: Path, *, resume: bool = False) -> None:
+def train(
+    recipe: Recipe, text: str, folder: Path, *, start: Path | None = None, resume: bool = False
+) -> None:
     """Runs one job into a run folder.
 
     There it leaves ``recipe.toml``, ``corpora.json``, ``tokenizer.json`` and perhaps ``words.txt``, then
@@ -60,6 +67,7 @@ def train(recipe: Recipe, text: str, folder: Path, *, resume: bool = False) -> N
 
     Args:
         text: the recipe as it is kept in the folder, without this machine's paths.
+        start: the folder of a run whose weights and tokenizer this one begins with.
         resume: go on from the folder's last checkpoint; without one, begin.
 
     Raises:
@@ -68,6 +76,8 @@ def train(recipe: Recipe, text: str, folder: Path, *, resume: bool = False) -> N
     from training.group import joined, restarted, world_size
 
     if recipe.kind == "vectors":
+        if start:
+            raise RecipeError(recipe.name, "--start is for networks; word vectors are trained anew")
         if world_size() > 1:
             raise RecipeError(
                 recipe.name,
@@ -81,20 +91,24 @@ def train(recipe: Recipe, text: str, folder: Path, *, resume: bool = False) -> N
         return
     with joined(recipe.train.device) as group:
         asked = resume or restarted()
-        resumed, digests = group.led(lambda: _open(recipe, text, folder, asked))
+        resumed, digests = group.led(lambda: _open(recipe, text, folder, asked, start))
         if group.size > 1:
             _compare_nodes(recipe, digests, group)
-        _network(recipe, text, folder, resumed, group)
+        _network(recipe, text, folder, resumed, group, start)
 
 
-def _open(recipe: Recipe, text: str, folder: Path, resume: bool) -> tuple[bool, list[str]]:
+def _open(
+    recipe: Recipe, text: str, folder: Path, resume: bool, start: Path | None = None
+) -> tuple[bool, list[str]]:
     """Makes the run folder ready. Whether there is a checkpoint to resume from, and the corpora's sha256."""
     from training import checkpoint
+    from training.start import read_before, still_begun
 
     last = folder / checkpoint.CHECKPOINTS / checkpoint.LAST
     begun = last.exists()
     if resume and begun:
         _same(recipe, folder)
+        start, text = still_begun(folder, text)
     elif not resume and (folder / checkpoint.CHECKPOINTS).exists():
         raise RecipeError(folder, "holds a run already: --resume goes on with it, --run names another folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,7 +116,7 @@ def _open(recipe: Recipe, text: str, folder: Path, resume: bool) -> tuple[bool, 
     corpora = _digests(recipe)
     if resume and begun:
         _same_text(corpora, folder)
-    _write_json(folder / "corpora.json", corpora)
+    _write_json(folder / "corpora.json", read_before(start, corpora) if start else corpora)
     return resume and begun, [digest.sha256 for digest in corpora]
 
 
@@ -123,7 +137,7 @@ def _compare_nodes(recipe: Recipe, expected: list[str], group: Group) -> None:
         raise RecipeError(recipe.name, f"the corpora are not the text that process 0 reads ({where})")
 
 
-def _network(recipe: Recipe, text: str, folder: Path, resume: bool, group: Group) -> None:
+def _network(recipe: Recipe, text: str, folder: Path, resume: bool, group: Group, start: Path | None) -> None:
     """A model that the loop trains."""
     import torch
     from tokenizers import Tokenizer as Backend
@@ -135,20 +149,25 @@ def _network(recipe: Recipe, text: str, folder: Path, resume: bool, group: Group
     from training.loop import Loop
     from training.models import count_parameters
     from training.prepare import make_task, make_tokenizer
+    from training.start import copy_tokenizer, copy_weights
 
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
 
     def written() -> str:
-        if not resume:
+        if start and not resume:
+            copy_tokenizer(start, folder)
+        elif not resume:
             make_tokenizer(recipe, folder / TOKENIZER)
         tokenizer = Tokenizer.load(folder / TOKENIZER)
-        if recipe.lexicon and not resume:
+        if recipe.lexicon and not (folder / LEXICON).exists():
             make_lexicon(recipe, tokenizer, folder / LEXICON)
         return tokenizer.to_json()
 
     tokenizer = Tokenizer(Backend.from_str(group.led(written)))
     task = make_task(recipe, tokenizer, group)
+    if start and not resume:
+        copy_weights(start, task.model)
     if group.leads:
         shared = f", {group.size} processes" if group.size > 1 else ""
         parameters = count_parameters([task.model])
@@ -218,6 +237,12 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="A.B=VALUE", help="override a key of the recipe"
     )
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="run folder (runs/NAME)")
+    parser.add_argument(
+        "--start",
+        type=Path,
+        metavar="RUN",
+        help="begin with the weights and the tokenizer of this run folder",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     return parser
 

@@ -204,6 +204,8 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     description: str = ""
     #: sentences for the card: what the corpus leaves this model bad at
     caveats: list[str] = []
+    #: whose weights training began with, name and revision; written by ``--start`` and ``export.unpack``
+    start: str = ""
     corpus: Corpus
     tokenizer: TokenizerConfig = TokenizerConfig()
     model: ModelConfig | None = None
