@@ -14,6 +14,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
 
 from service import openapi
+from service.direct import Direct
 from service.errors import from_exception
 from service.guard import make_guard
 from service.house import House
@@ -45,6 +46,8 @@ logger = logging.getLogger("voisin")
 
 OURS = (similar, words, complete, translate)
 
+BUSIEST = frozenset({"/similar", "/translate", "/complete", "/v1/completions"})
+
 
 def handlers(house: House) -> list[HTTPRouteHandler]:
     """Every route of the service."""
@@ -57,13 +60,18 @@ def handlers(house: House) -> list[HTTPRouteHandler]:
     return [*tasks, *pages]
 
 
-def refuse(request: AnyRequest, error: Exception) -> Any:
+def refuse(request: AnyRequest, error: Exception) -> Answer:
     """Any exception as the problem it stands for."""
     problem = from_exception(error)
     if problem.status == 500:
         request_id = trace_of(request.scope).request_id
         logger.error("unforeseen", exc_info=error, extra={"data": {"request_id": request_id}})
-    return _Ready(refusal(problem, request.scope))
+    return refusal(problem, request.scope)
+
+
+def _raised(request: AnyRequest, error: Exception) -> Any:
+    """The same, for the framework."""
+    return _Ready(refuse(request, error))
 
 
 class _Ready:
@@ -103,7 +111,7 @@ def build_app(house: House) -> ASGIApp:
     routes = handlers(house)
     app = Litestar(
         route_handlers=routes,
-        exception_handlers={Exception: refuse},
+        exception_handlers={Exception: _raised},
         lifespan=[lifespan],
         openapi_config=None,
         logging_config=None,
@@ -114,6 +122,8 @@ def build_app(house: House) -> ASGIApp:
     )
     tasks = {path: route.opt.get("task", "other") for route in routes for path in route.paths}
     log = RequestLog(every=house.settings.log_level in ("debug", "info"))
+    # pages of other origins are answered and marked by a layer of the framework that stands before handlers
+    door = app if house.settings.cors_origins else Direct(app, BUSIEST, refuse)
     return Observe(
-        app, house.metrics, log, tasks, client_seconds=house.settings.client_seconds, tracing=tracing
+        door, house.metrics, log, tasks, client_seconds=house.settings.client_seconds, tracing=tracing
     )
