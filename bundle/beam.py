@@ -63,8 +63,12 @@ class Beam:
     probabilities add up. Then a hypothesis lives only as long as it is likelier than the last of ``wanted``
     outcomes: what it comes to could not take its place.
 
+    A hypothesis stays in the row of the one that it extends, where no better one does: what rows remember
+    need not be copied merely because hypotheses overtake each other.
+
     Attributes:
-        live: hypotheses that go on, best first; their rows stand in this order.
+        live: hypotheses that go on, best first.
+        rows: where each of them stands, among the rows of the request.
     """
 
     width: int
@@ -76,20 +80,40 @@ class Beam:
 
     def __post_init__(self) -> None:
         self.live = [Hypothesis((), 0.0)]
+        self.rows = [0]
         self._finished: list[Hypothesis] = []
         self._outcomes: dict[Hashable, Hypothesis] = {}
         self._ended = 0
+
+    @property
+    def standing(self) -> list[Hypothesis]:
+        """The live hypotheses in the order of their rows."""
+        found = self.live.copy()
+        for row, hypothesis in zip(self.rows, self.live, strict=True):
+            found[row] = hypothesis
+        return found
 
     def advance(self, ids: NDArray[np.int64], logprobs: Array) -> list[int]:
         """Extend the live hypotheses by their candidates.
 
         Args:
-            ids: ``[live, candidates]``, at least ``2 * width`` of them for each row where there are so many.
+            ids: ``[rows, candidates]``, at least ``2 * width`` of them for each row where there are so many.
             logprobs: of the candidates; minus infinity for what may not be chosen.
 
         Returns:
-            For each new live hypothesis the place of its parent. Empty when the search is over.
+            For each new row the row that it goes on from. Empty when the search is over.
         """
+        if self.rows != [*range(len(self.rows))]:
+            ids, logprobs = ids[self.rows], logprobs[self.rows]
+        origins = [self.rows[parent] for parent in self._extend(ids, logprobs)]
+        self.rows = _seats(origins)
+        found = origins.copy()
+        for row, origin in zip(self.rows, origins, strict=True):
+            found[row] = origin
+        return found
+
+    def _extend(self, ids: NDArray[np.int64], logprobs: Array) -> list[int]:
+        """Candidates in the order of ``live``; for each new live hypothesis the place of its parent."""
         totals = np.array([[hypothesis.logprob] for hypothesis in self.live]) + logprobs
         order = np.argsort(-totals, axis=None, kind="stable")[: 2 * self.width]
         before, self.live = self.live, []
@@ -152,3 +176,14 @@ class Beam:
         best = known if known.reason == "stop" or reason != "stop" else found
         together = float(np.logaddexp(known.logprob, logprob))
         self._outcomes[key] = best._replace(logprob=together, score=together)
+
+
+def _seats(origins: Sequence[int]) -> list[int]:
+    """A row for each hypothesis: that of its parent, as far as possible, else one that is free."""
+    free = set(range(len(origins)))
+    seats = []
+    for origin in origins:
+        seats.append(origin if origin in free else -1)
+        free.discard(origin)
+    left = iter(sorted(free))
+    return [next(left) if seat < 0 else seat for seat in seats]

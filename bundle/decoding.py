@@ -5,98 +5,19 @@ drive this loop.
 """
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from bundle.beam import Beam, Hypothesis, Reason
-from bundle.outlook import Ban, Mask, Outlook, Wish
+from bundle.outlook import Ban, Outlook, Wish
+from bundle.request import Event, Finished, Request, Token
 from bundle.sampling import choose, philox
-from bundle.stepper import Array, Prompt, Scores, State, Stepper
+from bundle.stepper import Scores, State, Stepper
 
-
-@dataclass(frozen=True)
-class Request:
-    """What is to be generated after a prompt, and how.
-
-    Attributes:
-        n: choices. Sampled ones differ by their random numbers; with ``beam > 1`` they are its n best.
-        beam: width of the beam search; 1 is greedy, or sampling when ``temperature > 0``.
-        allow: from the ids generated so far to the tokens that may follow; None = all.
-        closing: from the ids generated so far to the tokens that would end the answer here without belonging
-            to it (the space after a last word). With eos they are one outcome, of their joint probability.
-        stop: whether a choice is finished with the ids generated so far.
-        adjust: changes the logits of a row in place, from the ids generated so far (penalties, biases).
-        outcome: of a beam search, what its ids come to (their text): hypotheses that come to the same are one
-            choice, of their joint probability. Without length penalty only.
-        top_logprobs: how many of the likeliest tokens every ``Token`` names beside its own; not for beams.
-    """
-
-    prompt: Prompt
-    max_tokens: int
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-    n: int = 1
-    beam: int = 1
-    length_penalty: float = 1.0
-    allow: Callable[[Sequence[int]], Mask | None] | None = None
-    closing: Callable[[Sequence[int]], Mask | None] | None = None
-    stop: Callable[[Sequence[int]], bool] | None = None
-    adjust: Callable[[Sequence[int], Array], None] | None = None
-    outcome: Callable[[Sequence[int]], Hashable] | None = None
-    top_logprobs: int = 0
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1 or self.n < 1 or self.beam < 1:
-            raise ValueError("max_tokens, n and beam are at least 1")
-        if self.beam > 1 and (self.n > self.beam or self.temperature > 0.0):
-            raise ValueError("a beam search is not sampled, and gives no more choices than it is wide")
-        if self.beam > 1 and self.top_logprobs:
-            raise ValueError("a beam search sends no tokens that could name others")
-        if self.beam > 1 and self.adjust is not None:
-            raise ValueError("a beam search ranks by the model's own probabilities")
-        if self.outcome is not None and (self.beam == 1 or self.length_penalty != 0.0):
-            raise ValueError("outcomes are those of a beam search without length penalty")
-
-    @property
-    def rows(self) -> int:
-        """Most rows that the request takes at once."""
-        return max(self.n, self.beam)
-
-
-class Token(NamedTuple):
-    """One more token of a choice. ``logprob`` is the raw model's. Beams send none until they finish.
-
-    ``top`` are the likeliest ids in its place, with their raw log-probabilities, likeliest first.
-    """
-
-    tag: Hashable
-    choice: int
-    id: int
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
-
-
-class Finished(NamedTuple):
-    """The end of a choice. ``ids`` lack eos, whose log-probability is in the sum ``logprob``.
-
-    ``left`` choices of the same request are still to finish; a beam search may come to fewer than were asked.
-    """
-
-    tag: Hashable
-    choice: int
-    ids: tuple[int, ...]
-    logprob: float
-    reason: Reason
-    left: int = 0
-
-
-Event = Token | Finished
+__all__ = ["Decoder", "Event", "Finished", "Request", "Token", "run"]
 
 
 class _Choice:
@@ -141,7 +62,7 @@ class _Group:
     def histories(self) -> list[Sequence[int]]:
         if self.beam is None:
             return [choice.ids for choice in self.choices]
-        return [hypothesis.ids for hypothesis in self.beam.live]
+        return [hypothesis.ids for hypothesis in self.beam.standing]
 
     def wish(self, ids: Sequence[int]) -> Wish:
         """What the row that has come to ``ids`` asks of its next token."""
@@ -155,6 +76,15 @@ class _Group:
             sampled=request.temperature > 0.0,
             top=request.top_logprobs,
         )
+
+
+class _Going(NamedTuple):
+    """How a group goes on: the rows that it goes on from, and the token that each takes; none at its end."""
+
+    group: _Group
+    before: int  # rows that it had
+    parents: list[int]
+    ids: list[int]
 
 
 class Decoder:
@@ -243,24 +173,25 @@ class Decoder:
             parts.append((admitted, wishes, scores, state))
         events: list[Event] = []
         states: list[State] = []
-        following: list[int] = []
+        going: list[_Going] = []
         for groups, wishes, scores, state in parts:
             # n choices of a new prompt are one row of the prefill, and become n with the first token.
             rows = None
             if len(wishes) > len(state):
                 rows = np.repeat(np.arange(len(state)), [group.rows for group in groups])
             outlook = Outlook(scores, rows, wishes, banned=self._banned, end=self._end)
-            parents, ids = self._choose(outlook, groups, events)
-            following += ids
+            some = _closed_up(self._choose(outlook, groups, events))
+            going += some
+            parents = [row for each in some for row in each.parents]
             origin = np.array(parents, np.int64) if rows is None else rows[parents]
             if parents:
                 stay = rows is None and parents == list(range(len(state)))
                 states.append(state if stay else self._stepper.select(state, origin))
         for _ in admitted:
             self._waiting.popleft()
-        self._groups = [group for group in (*running, *admitted) if group.rows]
+        self._groups = [each.group for each in going]
         self._state = self._stepper.join(states) if states else None
-        self._next = np.array(following, np.int64)
+        self._next = np.array([id for each in going for id in each.ids], np.int64)
         return events
 
     def _admissible(self) -> list[_Group]:
@@ -277,36 +208,28 @@ class Decoder:
         """Whether any row has to be judged by all its logits."""
         return any(wish.needs_logits(self._stepper.best, self._banned.count) for wish in wishes)
 
-    def _choose(
-        self, outlook: Outlook, groups: list[_Group], events: list[Event]
-    ) -> tuple[list[int], list[int]]:
-        """The rows that go on, as places in the outlook, and the token that each takes."""
-        parents: list[int] = []
-        ids: list[int] = []
+    def _choose(self, outlook: Outlook, groups: list[_Group], events: list[Event]) -> list[_Going]:
+        """How each group goes on."""
+        chosen: list[_Going] = []
         row = 0
         for group in groups:
             taken = group.rows
+            each = _Going(group, taken, [], [])
             if group.beam is None:
-                self._extend(group, row, outlook, (parents, ids, events))
+                self._extend(each, row, outlook, events)
             else:
                 some, logprobs = outlook.candidates(row, row + taken, 2 * group.beam.width)
-                origin = group.beam.advance(some, logprobs)
-                parents += [row + place for place in origin]
-                ids += [hypothesis.ids[-1] for hypothesis in group.beam.live]
-                if not origin:
+                each.parents.extend(row + place for place in group.beam.advance(some, logprobs))
+                each.ids.extend(hypothesis.ids[-1] for hypothesis in group.beam.standing)
+                if not each.ids:
                     events += _ranked(group, group.beam)
+            chosen.append(each)
             row += taken
-        return parents, ids
+        return chosen
 
-    def _extend(
-        self,
-        group: _Group,
-        first: int,
-        outlook: Outlook,
-        out: tuple[list[int], list[int], list[Event]],
-    ) -> None:
+    def _extend(self, into: _Going, first: int, outlook: Outlook, events: list[Event]) -> None:
+        group, _, parents, ids = into
         request, tag, capacity = group.request, group.tag, self._stepper.capacity
-        parents, ids, events = out
         going: list[_Choice] = []
         left = len(group.choices)
         for row, choice in enumerate(group.choices, first):
@@ -347,6 +270,23 @@ def _ends(request: Request, capacity: int, ids: Sequence[int]) -> Reason | None:
     if len(ids) >= request.max_tokens or 0 < capacity < len(request.prompt.ids) + len(ids):
         return "length"
     return None
+
+
+def _closed_up(chosen: Sequence[_Going]) -> list[_Going]:
+    """Those that go on, where few of their rows move: the last takes the place of one that has ended, if it
+    has as many rows. Otherwise all that stand behind would move up, with what they remember."""
+    left = deque(chosen)
+    found = []
+    while left:
+        each = left.popleft()
+        if each.parents:
+            found.append(each)
+            continue
+        while left and not left[-1].parents:
+            left.pop()
+        if left and len(left[-1].parents) == each.before:
+            found.append(left.pop())
+    return found
 
 
 def _wishes(groups: Sequence[_Group]) -> list[Wish]:

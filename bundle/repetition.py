@@ -23,11 +23,13 @@ class RepetitionGuard:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         surfaces = [tokenizer.surface(id) for id in range(tokenizer.size)]
-        self._starts: Mask = np.array([surface.startswith(b" ") for surface in surfaces], np.bool_)
-        self._letters: Mask = np.array([_has_letter(surface) for surface in surfaces], np.bool_)
+        # read one by one, at every token of every row: bytes are read faster than arrays
+        self._starts = bytes(surface.startswith(b" ") for surface in surfaces)
+        self._letters = bytes(_has_letter(surface) for surface in surfaces)
         # `Vide vide vide`: a word is the same word with and without its capital
         first: dict[bytes, int] = {}
-        self._same = np.array([first.setdefault(_lower(surface), id) for id, surface in enumerate(surfaces)])
+        self._same = [first.setdefault(_lower(surface), id) for id, surface in enumerate(surfaces)]
+        self._folds = np.array(self._same)
 
     def rule(self, source: tuple[int, ...]) -> "Rule":
         """The rule for a sentence to translate: what the source itself repeats may be repeated."""
@@ -38,16 +40,19 @@ class RepetitionGuard:
     def banned(self, ids: Sequence[int]) -> Mask | None:
         """The tokens that would say once too often what ``ids`` end in, with and without capital."""
         again = self._next(self._folded(ids))
-        return None if again is None else self._same == again
+        return None if again is None else self._folds == again
 
-    def _folded(self, ids: Sequence[int]) -> tuple[int, ...]:
-        return tuple(self._same[np.array(ids, np.int64)].tolist())
+    def _folded(self, ids: Sequence[int]) -> list[int]:
+        same = self._same
+        return [same[id] for id in ids]
 
-    def _next(self, ids: tuple[int, ...]) -> int | None:
+    def _next(self, ids: list[int]) -> int | None:
         for size in range(1, min(_LONGEST, len(ids) // _WORDS) + 1):
+            if ids[-1] != ids[-1 - size]:  # nearly always, and then the rest need not be looked at
+                continue
             unit = ids[-size:]
             most = _WORDS if self._starts[unit[0]] else _PIECES
-            if len(ids) < size * most or not self._letters[np.array(unit)].any():
+            if len(ids) < size * most or not any(self._letters[id] for id in unit):
                 continue
             if all(ids[-size * n : len(ids) - size * (n - 1)] == unit for n in range(2, most + 1)):
                 return unit[0]

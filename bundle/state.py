@@ -1,12 +1,13 @@
 """What the rows of a batch hold between two steps, and how rows leave, are copied and come together."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bundle.spare import Extent, Spare
 from bundle.tensors import HOST, Array, RowOps, Tensor
 
 #: A past of fixed capacity is made this much longer when it is full: a few copies in a long answer, little
@@ -46,7 +47,6 @@ class Bound:
         inputs: the small ones. Whatever else is read is kept alive by ``pasts`` and ``held``.
         pasts: the one that is read and the one that is written, by the names of inputs; one and the same
             where the graph works in place.
-        capacity: entries that the past has room for; 0 where it does not grow.
         held: what else the runtime reads where it lies.
 
     Attributes:
@@ -60,10 +60,8 @@ class Bound:
         best: Best,
         *,
         pasts: tuple[Mapping[str, Array], Mapping[str, Array]],
-        capacity: int = 0,
         held: Mapping[str, Array],
     ) -> None:
-        self.capacity = capacity
         self.inputs = inputs
         self.best = best
         self.pasts = pasts
@@ -98,6 +96,7 @@ class State:
         source_counts: tokens of each row's source.
         sources: a number for each row's source; rows with the same number read the same memory.
         bound: the runs that read and write these very arrays, once there are any.
+        spare: the arrays whose first rows past and memory are, where there is room for more.
     """
 
     lengths: NDArray[np.int32]
@@ -106,6 +105,7 @@ class State:
     source_counts: NDArray[np.int32] | None = None
     sources: NDArray[np.int64] | None = None
     bound: "Bound | None" = None
+    spare: Spare | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -141,6 +141,7 @@ class Layout:
         self.fixed = [spec.name for spec in past if spec.place("capacity") is not None]
         #: Whether the state is as large after a step as before it, so that it can be bound.
         self.steady = bool(past) and not self.growing
+        self._roomy = bool(past) and len(self.fixed) == len(past) and rows is HOST
 
     def select(self, state: State, rows: NDArray[np.int64]) -> State:
         """The state of `rows` in that order. What is of fixed capacity or bound is reordered in place."""
@@ -148,39 +149,97 @@ class Layout:
         longest = int(lengths.max(initial=0))
         sources = state.sources if state.sources is None else state.sources[rows]
         counts = None if state.source_counts is None else state.source_counts[rows]
+        stay = sources is None or state.sources is None or np.array_equal(sources, state.sources)
+        extents = self._extents(longest, counts)
+        spare = state.spare
+        if spare is not None and not (stay or self._suits(spare, len(rows), extents)):
+            spare = None
+        lie = state.past if spare is None else spare.arrays
         past: Mapping[str, Tensor] = {
-            name: self._rows.reorder(tensor, rows, self._axes.get(name), longest)
+            name: self._rows.reorder(lie[name], rows, *extents[name])
             if name in self.fixed or state.bound is not None
             else self._rows.take(self._cut(name, tensor, longest), rows)
             for name, tensor in state.past.items()
         }
         if state.bound is not None and len(rows) == len(state):
             past = state.past  # reordered where it lies, and still the dictionary that the run goes by
-        bound = None
-        if sources is None or state.sources is None or np.array_equal(sources, state.sources):
+        if stay:
             memory = state.memory  # beams changed places, each within the rows of its own sentence
-            bound = state.bound if len(rows) == len(state) else None
+        elif spare is not None:
+            memory = {name: self._rows.reorder(lie[name], rows, *extents[name]) for name in state.memory}
         else:
-            widest = 0 if counts is None else self.whole_groups(int(counts.max(initial=0)))
             memory = {
-                name: self._rows.take(self._cut(name, tensor, widest), rows)
+                name: self._rows.take(self._cut(name, tensor, extents[name].used), rows)
                 for name, tensor in state.memory.items()
             }
-        return State(lengths, past, memory, counts, sources, bound)
+        bound = state.bound if stay and len(rows) == len(state) else None
+        return State(lengths, past, memory, counts, sources, bound, spare)
 
     def join(self, states: Sequence[State]) -> State:
-        """One state of all the rows, in order; the shorter are padded on the right."""
+        """One state of all the rows, in order; the shorter are padded on the right.
+
+        The first is used up: where it has room, the others are written behind its rows.
+        """
         if len(states) == 1:
             return states[0]
-        counts = [state.source_counts for state in states if state.source_counts is not None]
-        sources = [state.sources for state in states if state.sources is not None]
-        return State(
-            np.concatenate([state.lengths for state in states]),
-            {spec.name: self._stack(spec.name, [s.past for s in states]) for spec in self.past},
-            {spec.name: self._stack(spec.name, [s.memory for s in states]) for spec in self.memory},
-            np.concatenate(counts) if counts else None,
-            np.concatenate(sources) if sources else None,
-        )
+        lengths = np.concatenate([state.lengths for state in states])
+        some_counts = [state.source_counts for state in states if state.source_counts is not None]
+        some_sources = [state.sources for state in states if state.sources is not None]
+        counts = np.concatenate(some_counts) if some_counts else None
+        sources = np.concatenate(some_sources) if some_sources else None
+        spare: Spare | None = None
+        if self._roomy:
+            spare = self._gather(states, self._extents(int(lengths.max(initial=0)), counts))
+            found: Mapping[str, Tensor] = spare.first(len(lengths))
+        else:
+            found = {
+                spec.name: self._rows.stack([t[spec.name] for t in tensors], self._axes.get(spec.name))
+                for specs, tensors in (
+                    (self.past, [state.past for state in states]),
+                    (self.memory, [state.memory for state in states]),
+                )
+                for spec in specs
+            }
+        past = {spec.name: found[spec.name] for spec in self.past}
+        memory = {spec.name: found[spec.name] for spec in self.memory}
+        return State(lengths, past, memory, counts, sources, spare=spare)
+
+    def _gather(self, states: Sequence[State], extents: Mapping[str, Extent]) -> Spare:
+        """Arrays that begin with the rows of all states: those of the first, where they have room."""
+        rows = sum(map(len, states))
+        spare, start = states[0].spare, len(states[0])
+        if spare is None or not self._suits(spare, rows, extents):
+            spare, start = Spare(rows, self._shapes(states, extents)), 0
+        for state in states if not start else states[1:]:
+            tensors = {name: np.asarray(t) for name, t in (*state.past.items(), *state.memory.items())}
+            spare.put(start, tensors, self._extents(int(state.lengths.max(initial=0)), state.source_counts))
+            start += len(state)
+        return spare
+
+    def _suits(self, spare: Spare, rows: int, extents: Mapping[str, Extent]) -> bool:
+        """Whether `spare` has room for these rows, and not so much that reading all of it takes longer."""
+        widths = ((spare.arrays[spec.name].shape, *extents[spec.name]) for spec in self.memory)
+        wide = any(axis is not None and shape[axis] > 2 * used for shape, axis, used in widths)
+        return not wide and spare.holds(rows, extents)
+
+    def _shapes(
+        self, states: Sequence[State], extents: Mapping[str, Extent]
+    ) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+        """Type and shape of a row: a past as long as the longest has room, a memory as long as it is read."""
+        found = {}
+        for name, (axis, used) in extents.items():
+            arrays = [np.asarray({**state.past, **state.memory}[name]) for state in states]
+            shape = list(arrays[0].shape)
+            if axis is not None:
+                shape[axis] = max(array.shape[axis] for array in arrays) if name in self.fixed else used
+            found[name] = (arrays[0].dtype, tuple(shape[1:]))
+        return found
+
+    def _extents(self, longest: int, counts: NDArray[np.int32] | None) -> dict[str, Extent]:
+        """What is read of rows whose longest are that long."""
+        widest = 0 if counts is None else self.whole_groups(int(counts.max(initial=0)))
+        used = {spec.name: longest for spec in self.past} | {spec.name: widest for spec in self.memory}
+        return {name: Extent(self._axes.get(name), size) for name, size in used.items()}
 
     def cut(self, past: Mapping[str, Tensor], longest: int) -> dict[str, Tensor]:
         """A past that grows, cut to its longest row."""
@@ -189,24 +248,22 @@ class Layout:
             for name, tensor in past.items()
         }
 
-    def enlarge(self, past: Mapping[str, Tensor], tokens: int, most: int) -> dict[str, Tensor]:
-        """A past of fixed capacity with room for so many tokens; `most` (0 = unbounded) are ever needed."""
-        found = dict(past)
+    def enlarge(self, state: State, tokens: int, most: int) -> State:
+        """With room for so many tokens in a past of fixed capacity, of `most` at most (0 = any number)."""
+        found = dict(state.past)
         for name in self.fixed:
             axis = self._axes[name]
-            if past[name].shape[axis] < tokens:
-                array = np.asarray(past[name])
+            if found[name].shape[axis] < tokens:
+                array = np.asarray(found[name])
                 shape = list(array.shape)
                 shape[axis] = room(tokens, most)
                 # zeros: a graph of plain operators multiplies what it does not see by nought
                 larger = np.zeros(shape, array.dtype)
                 larger[(slice(None),) * axis + (slice(array.shape[axis]),)] = array
                 found[name] = larger
-        return found
-
-    def axis(self, name: str) -> int:
-        """Where the axis of a tensor stands that is as long as its longest row."""
-        return self._axes[name]
+        if all(found[name] is state.past[name] for name in found):
+            return state
+        return replace(state, past=found, bound=None, spare=None)
 
     def whole_groups(self, size: int) -> int:
         """A length rounded up to whole groups."""
@@ -218,9 +275,6 @@ class Layout:
         if axis is None or tensor.shape[axis] <= length:
             return tensor
         return self._rows.cut(tensor, axis, length)
-
-    def _stack(self, name: str, parts: Sequence[Mapping[str, Tensor]]) -> Tensor:
-        return self._rows.stack([part[name] for part in parts], self._axes.get(name))
 
 
 def room(tokens: int, most: int) -> int:

@@ -5,7 +5,7 @@ the graph declares, and keeps for every row what the next step needs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -282,10 +282,9 @@ class Stepper:
         picks: NDArray[np.int64],
         fetches: Sequence[str],
     ) -> tuple[list[Array], State]:
-        held = self._layout.enlarge(
-            state.past, int(state.lengths.max(initial=0)) + ids.shape[1], self.capacity
-        )
-        feeds: dict[str, Any] = {"ids": ids, **held, **state.memory}
+        needed = int(state.lengths.max(initial=0)) + ids.shape[1]
+        state = self._layout.enlarge(state, needed, self.capacity)
+        feeds: dict[str, Any] = {"ids": ids, **state.past, **state.memory}
         for name, array in (
             ("counts", counts),
             ("lengths", state.lengths),
@@ -313,28 +312,27 @@ class Stepper:
 
     def _step_in_place(self, state: State, ids: NDArray[np.int64]) -> tuple[Scores, State]:
         """A step over arrays that the runtime knows already, which gives the best tokens alone."""
+        needed = int(state.lengths.max()) + 1 if self._layout.fixed else 0
+        state = self._layout.enlarge(state, needed, self.capacity)
         bound = self._bound(state)
         if bound is None:
             return self._run(state, ids[:, None], np.ones(len(ids), np.int32), logits=False)
         past = state.past if bound is state.bound else bound.pasts[0]
         past = bound(past, ids, state.lengths)
-        return Scores(None, bound.best), State(
-            state.lengths + 1, past, state.memory, state.source_counts, state.sources, bound
-        )
+        return Scores(None, bound.best), replace(state, lengths=state.lengths + 1, past=past, bound=bound)
 
     def _bound(self, state: State) -> Bound | None:
         """The runs that step a state: those that it was stepped by before, or new ones from its past."""
-        needed = int(state.lengths.max()) + 1 if self._layout.fixed else 0
         bound = state.bound
-        if bound is None or bound.capacity < needed:
-            return self._bind(state, self._layout.enlarge(state.past, needed, self.capacity))
+        if bound is None:
+            return self._bind(state)
         if bound.turns(state.past) and bound.back is None:
             first, second = bound.pasts
             bound.back = self._run_between(second, first, bound.inputs, bound.best, bound.held)
         return bound
 
-    def _bind(self, state: State, past: Mapping[str, Tensor]) -> Bound | None:
-        """A run from `past`: into itself where the graph writes in place, else into arrays of its own."""
+    def _bind(self, state: State) -> Bound | None:
+        """A run from a past: into itself where the graph writes in place, else into arrays of its own."""
         rows = len(state)
         small: dict[str, Array] = {
             "ids": np.zeros((rows, 1), np.int64),
@@ -347,7 +345,7 @@ class Stepper:
         small = {name: array for name, array in small.items() if name in self._graph.inputs}
         best = Best(np.zeros((rows, self.best), np.float32), np.zeros((rows, self.best), np.int64))
         # select and join may have left views
-        first = {name: np.ascontiguousarray(array) for name, array in past.items()}
+        first = {name: np.ascontiguousarray(array) for name, array in state.past.items()}
         # in place only where the contract says so: a recurrent graph may read what it has written
         fixed = self._layout.fixed
         second = first
@@ -358,8 +356,7 @@ class Stepper:
         run = self._run_between(first, second, small, best, memory)
         if run is None:
             return None
-        lengths = [first[name].shape[self._layout.axis(name)] for name in fixed]
-        return Bound(run, small, best, pasts=(first, second), capacity=min(lengths, default=0), held=memory)
+        return Bound(run, small, best, pasts=(first, second), held=memory)
 
     def _run_between(
         self,

@@ -51,16 +51,16 @@ class HostRows:
         return taken
 
     def reorder(self, tensor: Tensor, rows: NDArray[np.int64], axis: int | None, longest: int) -> Array:
-        """Where as many rows stay, only those that move are copied, and in place: reordering the beams of a
-        large batch would otherwise copy everything that it remembers, at every step."""
+        """Only rows that move are copied, and in place where there is room: reordering the beams of a large
+        batch would otherwise copy everything that it remembers, at every step. Fewer rows are a view."""
         array = np.asarray(tensor)
-        if len(rows) != len(array):
+        if len(rows) > len(array):
             return self.take(array, rows)
         moved = np.flatnonzero(rows != np.arange(len(rows)))
         if len(moved):
             used = () if axis is None else (slice(None),) * (axis - 1) + (slice(longest),)
             array[(moved, *used)] = array[(rows[moved], *used)]
-        return array
+        return array[: len(rows)]
 
     def stack(self, tensors: Sequence[Tensor], axis: int | None) -> Array:
         """A copy."""

@@ -43,6 +43,8 @@ class Tokenizer:
         self.special = Special(pad=pad, bos=bos, eos=eos, unk=unk)
         self.special_ids = frozenset(id for id in (pad, bos, eos, unk) if id is not None)
         self._surfaces = [self._surface(id, token) for id, token in enumerate(self._tokens)]
+        # what was encoded last: a text is measured before it is cut, and encoded again where it fits as it is
+        self._last: tuple[str, list[int]] = ("", [])
         self.strips_first_space = self._strips()
 
     @classmethod
@@ -67,13 +69,17 @@ class Tokenizer:
             InvalidRequest: naming ``field`` and the character, when a character is unknown and the
                 vocabulary has no ``<unk>`` to stand for it, or is half of a surrogate pair.
         """
+        last, known = self._last  # read at once: other threads encode, too
+        if text == last:
+            return known.copy()
         try:
             ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         except Exception as error:  # the library raises bare Exception; a surrogate is a UnicodeEncodeError
             raise InvalidRequest(field, self._unknown(text)) from error
-        if self.level == "word":  # here "<eos>" written in the text is a word of the vocabulary
-            unk = self.special.unk
-            return [unk if id in self.special_ids else id for id in ids] if unk is not None else ids
+        unk = self.special.unk
+        if self.level == "word" and unk is not None:  # here "<eos>" written in the text is a word
+            ids = [unk if id in self.special_ids else id for id in ids]
+        self._last = (text, ids.copy())
         return ids
 
     def encode_spans(self, text: str, *, field: str = "text") -> tuple[list[int], list[tuple[int, int]]]:

@@ -14,6 +14,7 @@ from bundle.kept import Kept, find_kept, has_words
 # What a reader sees as another line (str.splitlines), and what sets columns apart.
 _WALL = re.compile(r"(\s*[\n\r\t\x0b\x0c\x1c-\x1e\x85\u2028\u2029]\s*|\s{3,})")
 _RUN = re.compile(r"\s+")
+_UNEVEN = re.compile(r"\s\s|[^\S ]")  # white space that is no single space
 _WORDY = re.compile(r"\w")
 _ESCAPED = frozenset("<>&")
 
@@ -150,6 +151,8 @@ def _single_spaces(
     text: list[str], raw: list[str], tags: Sequence[Tag]
 ) -> tuple[list[str], list[str], list[Tag]]:
     """Every run of white space as one space, written as the run is; a tag inside a run parts it in two."""
+    if not _UNEVEN.search("".join(text)):
+        return text, raw, list(tags)
     walls = {tag.at for tag in tags}
     seen: list[str] = []
     written: list[str] = []

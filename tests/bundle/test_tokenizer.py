@@ -154,3 +154,13 @@ def test_toys_are_what_the_course_draws(tmp_path: Path) -> None:
     toy = Tokenizer.load(tmp_path / "toy.json")
     assert toy.decode(toy.encode("masse")) == "masse"
     assert toy.size == 7
+
+
+def test_what_was_encoded_last_is_nobodys_own(tokenizer: Tokenizer) -> None:
+    """The list that is remembered is not the one that a caller may change."""
+    first = tokenizer.encode("la gare")
+    first.append(7)
+    second = tokenizer.encode("la gare")
+    assert second == first[:-1] == tokenizer.encode("la gare")
+    second.clear()
+    assert tokenizer.encode("la gare") == first[:-1] != tokenizer.encode("la")
