@@ -152,7 +152,8 @@ class Layout:
         stay = sources is None or state.sources is None or np.array_equal(sources, state.sources)
         extents = self._extents(longest, counts)
         spare = state.spare
-        if spare is not None and not (stay or self._suits(spare, len(rows), extents)):
+        # beams may grow beyond its room, too: copied elsewhere, they are no longer its first rows
+        if spare is not None and not self._suits(spare, len(rows), extents):
             spare = None
         lie = state.past if spare is None else spare.arrays
         past: Mapping[str, Tensor] = {

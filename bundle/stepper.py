@@ -209,7 +209,10 @@ class Stepper:
         return self._layout.select(state, rows)
 
     def join(self, states: Sequence[State]) -> State:
-        """One state of all the rows, in order; the shorter are padded on the right."""
+        """One state of all the rows, in order; the shorter are padded on the right.
+
+        The first of ``states`` is used up: the others may be written behind its rows.
+        """
         return self._layout.join(states)
 
     def _pack(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bundle.kept import OBJECT
 from bundle.markup import read_html, tokenize
-from bundle.units import Part, Unit, read_text, words_of_parts
+from bundle.units import Part, Tag, Unit, _single_spaces, read_text, words_of_parts
 
 WRITTEN = """
 <b> </b> <p> </p> <a_href='x>y'> </a> <br/> <!--_c_--> <!-- --> <![ <?x?> <code> </code> <script> </script>
@@ -103,3 +106,18 @@ def test_lines_and_columns_stay_apart() -> None:
         "six",
     ]
     assert [part for part in parts if isinstance(part, str)] == ["\n\n", "\t", "   ", " \u2028"]
+
+
+@given(st.text("ab \t\xa0\u2009", max_size=12), st.data())
+def test_runs_of_white_space_become_one_space(text: str, data: st.DataObject) -> None:
+    """Of even text, too, which is not walked through: what is between two tags is one space at most."""
+    places = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=3)))
+    tags = [Tag(at, f"<{number}>") for number, at in enumerate(places)]
+    seen, raw, moved = _single_spaces(list(text), list(text), tags)
+    walls = [0, *places, len(text)]
+    parts = [re.sub(r"\s+", " ", text[start:end]) for start, end in pairwise(walls)]
+    assert "".join(seen) == "".join(parts)
+    assert len(seen) == len(raw)
+    assert "".join(raw) == text
+    ends = [len("".join(parts[: place + 1])) for place in range(len(tags))]
+    assert moved == [Tag(at, tag.source) for at, tag in zip(ends, tags, strict=True)]

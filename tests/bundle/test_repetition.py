@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bundle.repetition import RepetitionGuard
 from bundle.tokenizer import Tokenizer
@@ -83,3 +85,29 @@ def test_no_greedy_walk_repeats(tokenizer: Tokenizer) -> None:
 
 def repeated(words: Sequence[str]) -> bool:
     return any(words[i] == words[i + 1] == words[i + 2] for i in range(len(words) - 2))
+
+
+@given(data=st.data())
+def test_the_short_way_is_the_definition(tokenizer: Tokenizer, data: st.DataObject) -> None:
+    """Few different tokens, so that they repeat: every unit that could be repeated is compared as a whole."""
+    guard = RepetitionGuard(tokenizer)
+    few = [tokenizer.encode(text)[0] for text in ("red", "Red", "the", "1")]
+    few += [next(id for id in range(tokenizer.size) if tokenizer.surface(id) == b"g")]
+    ids = data.draw(st.lists(st.sampled_from(few), max_size=20))
+    surfaces = [tokenizer.surface(id).lower() for id in ids]
+    expected = None
+    for size in range(1, min(6, len(ids) // 2) + 1):
+        unit = surfaces[-size:]
+        times = 2 if unit[0].startswith(b" ") else 3
+        if surfaces[-size * times :] == unit * times and any(
+            part.isalpha() for part in map(bytes.strip, unit)
+        ):
+            expected = unit[0]
+            break
+    found = guard.banned(ids)
+    if expected is None:
+        assert found is None
+    else:
+        assert found is not None
+        same = {id for id in range(tokenizer.size) if tokenizer.surface(id).lower() == expected}
+        assert same == set(np.flatnonzero(found).tolist())

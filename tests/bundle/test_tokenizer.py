@@ -164,3 +164,12 @@ def test_what_was_encoded_last_is_nobodys_own(tokenizer: Tokenizer) -> None:
     assert second == first[:-1] == tokenizer.encode("la gare")
     second.clear()
     assert tokenizer.encode("la gare") == first[:-1] != tokenizer.encode("la")
+
+
+def test_a_text_that_cannot_be_encoded_is_not_remembered(tokenizer: Tokenizer) -> None:
+    known = tokenizer.encode("la gare")
+    for _ in range(2):
+        with pytest.raises(InvalidRequest):
+            tokenizer.encode("la \ud800 gare")
+    assert tokenizer.encode("la gare") == known
+    assert tokenizer.encode("") == []
