@@ -160,7 +160,7 @@ def _network(recipe: Recipe, text: str, folder: Path, resume: bool, group: Group
         elif not resume:
             make_tokenizer(recipe, folder / TOKENIZER)
         tokenizer = Tokenizer.load(folder / TOKENIZER)
-        if recipe.lexicon and not (folder / LEXICON).exists():
+        if recipe.lexicon and not resume and not (folder / LEXICON).exists():
             make_lexicon(recipe, tokenizer, folder / LEXICON)
         return tokenizer.to_json()
 
