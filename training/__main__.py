@@ -149,13 +149,13 @@ def _network(recipe: Recipe, text: str, folder: Path, resume: bool, group: Group
     from training.loop import Loop
     from training.models import count_parameters
     from training.prepare import make_task, make_tokenizer
-    from training.start import copy_tokenizer, copy_weights
+    from training.start import copy_tokenizer, copy_weights, speaks
 
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
 
     def written() -> str:
-        if start and not resume:
+        if start and not resume and speaks(recipe, start):
             copy_tokenizer(start, folder)
         elif not resume:
             make_tokenizer(recipe, folder / TOKENIZER)
@@ -167,7 +167,7 @@ def _network(recipe: Recipe, text: str, folder: Path, resume: bool, group: Group
     tokenizer = Tokenizer(Backend.from_str(group.led(written)))
     task = make_task(recipe, tokenizer, group)
     if start and not resume:
-        copy_weights(start, task.model)
+        copy_weights(start, task.model, tokenizer)
     if group.leads:
         shared = f", {group.size} processes" if group.size > 1 else ""
         parameters = count_parameters([task.model])

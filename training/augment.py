@@ -66,6 +66,8 @@ def augmented(
             pair = _substituted(pair, names, draw)
         if draw.random() < wishes.bare:
             pair = bare(pair, lower=draw.random() < 0.5)
+        elif wishes.capitals and all(side[:1].islower() for side in pair) and draw.random() < wishes.capitals:
+            pair = _raised(pair)
         yield pair
         if phrases and draw.random() < wishes.phrases_rate:
             # Zipf's law, evened out: the first half of the table is drawn about as often as the rest
@@ -92,9 +94,11 @@ def _lowered(text: str) -> str:
 
 def _cased(pair: Pair, draw: random.Random) -> Pair:
     """Now and then with a capital on both sides, as phones write."""
-    if draw.random() < 0.3:
-        return pair[0][:1].upper() + pair[0][1:], pair[1][:1].upper() + pair[1][1:]
-    return pair
+    return _raised(pair) if draw.random() < 0.3 else pair
+
+
+def _raised(pair: Pair) -> Pair:
+    return pair[0][:1].upper() + pair[0][1:], pair[1][:1].upper() + pair[1][1:]
 
 
 def _substituted(pair: Pair, names: Names, draw: random.Random) -> Pair:

@@ -106,8 +106,8 @@ class Train(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     label_smoothing: Fraction = 0.0
     #: probability of leaving out a merge of the bpe tokenizer, on both sides (translator)
     subword_dropout: Fraction = 0.0
-    #: fp32, or bf16 autocast (weights and optimiser stay fp32)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    #: fp32, or bf16 autocast (weights and optimiser stay fp32); auto: bf16 where the device has units for it
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
     #: forward passes whose gradients are added up before one step
     accumulate: Positive = 1
     #: 0 = only at the end
@@ -136,6 +136,8 @@ class Augment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     #: share of the pairs shown without final mark, half of these without the first capital too
     bare: Fraction = 0.0
+    #: share of the pairs without a first capital, words and phrases mostly, that gain one on both sides
+    capitals: Fraction = 0.0
     #: share of the pairs in which a name or a number that both sides have is replaced by another
     substitute: Fraction = 0.0
     #: names and numbers to copy, one after so many of the pairs

@@ -27,6 +27,22 @@ def choose(wish: Literal["auto", "cpu", "cuda"]) -> torch.device:
     return torch.device("cuda" if wish != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def bf16_units(device: torch.device) -> list[str]:
+    """What multiplies bf16 on a device, as torch finds it; without any, bf16 is slower than fp32."""
+    if device.type == "cuda":
+        return ["CUDA"] if torch.cuda.is_bf16_supported(including_emulation=False) else []
+    found = {
+        "AMX": torch.cpu._is_amx_tile_supported(),
+        "AVX512-BF16": torch.cpu._is_avx512_bf16_supported(),
+    }
+    return [name for name, there in found.items() if there]
+
+
+def halves(wish: Literal["auto", "fp32", "bf16"], device: torch.device) -> bool:
+    """Whether a job computes in bf16; ``auto`` does where that is faster."""
+    return wish == "bf16" or (wish == "auto" and bool(bf16_units(device)))
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Where the weights are; the CPU for a model without any."""
     for parameter in model.parameters():

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from bundle.errors import VoisinError
 from training import checkpoint
 from training.config import Train
-from training.device import device_of
+from training.device import device_of, halves
 from training.group import ALONE, Group, unreduced
 from training.optimizer import Optimizers
 from training.progress import Metrics, Progress, draw_curves
@@ -91,6 +91,7 @@ class Loop:
         self.stale = 0
         self.evaluated = -1
         self.device = device_of(task.model)
+        self._half = halves(train.precision, self.device)
         self.optimizers = Optimizers(task.model, train)
         averages = train.average and group.leads
         self.averaged = copy.deepcopy(task.model).requires_grad_(False) if averages else None
@@ -179,7 +180,7 @@ class Loop:
 
     def _add_gradients(self, batch: Batch, tokens: int) -> float:
         """One pass forward and back. Returns the loss of this process's rows, summed."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.train.precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
             loss = self._loss(batch)
         # Gradients are averaged over the processes, and each token counts the same in whichever it is.
         (loss * self.group.size / tokens).backward()  # type: ignore[no-untyped-call]

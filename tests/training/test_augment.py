@@ -84,6 +84,20 @@ def test_bare_sentences(pair: tuple[str, str], lower: bool, expected: tuple[str,
     assert bare(pair, lower=lower) == expected
 
 
+def test_words_gain_a_capital_now_and_then() -> None:
+    pairs = [
+        ("hello", "bonjour"),
+        ("Hello.", "Bonjour."),
+        ("of Anna", "d'Anna"),
+        ("english", "Anglais"),
+    ] * 200
+    found = list(augmented(pairs, Augment(capitals=0.5), phrases=[], names=Names([], []), seed=(0, 0)))
+    assert len(found) == len(pairs)
+    raised = [pair for pair in found if pair not in pairs]
+    assert set(raised) == {("Hello", "Bonjour"), ("Of Anna", "D'Anna")}
+    assert 120 < len(raised) < 280
+
+
 def test_names_and_numbers_are_exchanged_on_both_sides() -> None:
     names = Names(["Bram"], ["Ida"])
     pairs = [("Je pense que Tom a 3 ans.", "I think Tom is 3 years old.")] * 60

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.device import DeviceError, choose, device_of, tensor
+from training.device import DeviceError, bf16_units, choose, device_of, halves, tensor
 
 CUDA = torch.cuda.is_available()
 
@@ -19,6 +19,19 @@ def test_the_device_is_what_is_there() -> None:
 def test_cuda_is_not_silently_replaced() -> None:
     with pytest.raises(DeviceError, match="say auto or cpu"):
         choose("cuda")
+
+
+def test_bf16_is_for_devices_with_units_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = torch.device("cpu")
+    assert halves("bf16", here)
+    assert not halves("fp32", here)
+    assert halves("auto", here) == bool(bf16_units(here))
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
+    assert not halves("auto", here)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert halves("auto", here)
+    assert bf16_units(here) == ["AVX512-BF16"]
 
 
 def test_arrays_follow_the_weights() -> None:

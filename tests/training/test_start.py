@@ -8,6 +8,7 @@ import msgspec
 import pytest
 import torch
 
+from bundle.tokenizer import Tokenizer
 from tests.training.sameness import assert_same
 from training.__main__ import main
 from training.checkpoint import load, load_model
@@ -90,10 +91,43 @@ def test_resumed_it_ends_as_if_never_stopped(before: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
+    "hot", [[], ["--set", "model.embedding=0"], ["--set", "model.tied=true", "--set", "model.embedding=16"]]
+)
+def test_in_another_language_tokens_that_both_know_keep_their_weights(tmp_path: Path, hot: list[str]) -> None:
+    sea, mer = tmp_path / "sea", tmp_path / "mer"
+    still = ["--set", "train.learning_rate=1e-12", *hot]
+    assert main([str(recipe(tmp_path, "sea", "the sea is grey and old")), "--run", str(sea), *still]) == 0
+    job = recipe(tmp_path, "mer", "la mer était très grise")
+    french = ["--set", 'languages=["fr"]', "--start", str(sea)]
+    assert main([str(job), "--run", str(mer), *still, *french]) == 0
+    theirs, ours = Tokenizer.load(sea / "tokenizer.json"), Tokenizer.load(mer / "tokenizer.json")
+    assert theirs.id_of("é") is None
+    assert ours.id_of("é") is not None
+    shared = [(ours.id_of(letter), theirs.id_of(letter)) for letter in ("e", "r", " ", "<eos>")]
+    assert any(mine != other for mine, other in shared)
+    model, _ = load_model(mer)
+    english, _ = load_model(sea)
+    found, expected = model.state_dict(), english.state_dict()
+    compared = 0
+    for name, value in found.items():
+        if value.shape == expected[name].shape:
+            torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-6)
+            continue
+        axis = 0 if value.shape[0] == ours.size else 1
+        for mine, other in shared:
+            torch.testing.assert_close(
+                value.select(axis, mine), expected[name].select(axis, other), rtol=0, atol=1e-6
+            )
+            compared += 1
+    assert compared
+    assert load_recipe(mer / "recipe.toml", expand=False).start == "sea"
+    assert "é" in (mer / "words.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
     ("change", "reason"),
     [
         ("model.hidden=24", "model differs from the recipe given"),
-        ('languages=["fr"]', "languages differs from the recipe given"),
         ("tokenizer.level=word", "its tokenizer is of level char"),
     ],
 )

@@ -17,6 +17,7 @@ from bundle.tokenizer import Tokenizer
 from training.ablations.job import Job, TimedLoop, make_loop
 from training.ablations.report import Cell, Table
 from training.config import Recipe
+from training.device import bf16_units
 from training.prepare import make_tokenizer
 
 SIDES: Mapping[str, Sequence[str]] = {
@@ -62,9 +63,4 @@ def _loop(recipe: Recipe, folder: Path) -> TimedLoop:
 
 
 def _units() -> str:
-    """What torch finds of AMX and AVX512-BF16."""
-    found = {
-        "AMX": torch.cpu._is_amx_tile_supported(),
-        "AVX512-BF16": torch.cpu._is_avx512_bf16_supported(),
-    }
-    return ", ".join(name for name, there in found.items() if there) or "none"
+    return ", ".join(bf16_units(torch.device("cpu"))) or "none"
