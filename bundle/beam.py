@@ -103,27 +103,34 @@ class Beam:
         Returns:
             For each new row the row that it goes on from. Empty when the search is over.
         """
-        if self.rows != [*range(len(self.rows))]:
-            ids, logprobs = ids[self.rows], logprobs[self.rows]
-        origins = [self.rows[parent] for parent in self._extend(ids, logprobs)]
+        # a search looks at a few dozen numbers, for which numpy takes longer than lists do
+        some, scores = ids.tolist(), logprobs.tolist()
+        rows = self.rows
+        parents = self._extend([some[row] for row in rows], [scores[row] for row in rows])
+        origins = [rows[parent] for parent in parents]
         self.rows = _seats(origins)
         found = origins.copy()
         for row, origin in zip(self.rows, origins, strict=True):
             found[row] = origin
         return found
 
-    def _extend(self, ids: NDArray[np.int64], logprobs: Array) -> list[int]:
+    def _extend(self, ids: list[list[int]], logprobs: list[list[float]]) -> list[int]:
         """Candidates in the order of ``live``; for each new live hypothesis the place of its parent."""
-        totals = np.array([[hypothesis.logprob] for hypothesis in self.live]) + logprobs
-        order = np.argsort(-totals, axis=None, kind="stable")[: 2 * self.width]
+        totals = [
+            hypothesis.logprob + each
+            for hypothesis, some in zip(self.live, logprobs, strict=True)
+            for each in some
+        ]
+        order = sorted(range(len(totals)), key=totals.__getitem__, reverse=True)[: 2 * self.width]
+        columns = len(ids[0])
         before, self.live = self.live, []
         parents: list[int] = []
         for rank, place in enumerate(order):
-            parent, column = divmod(int(place), ids.shape[1])
-            total = float(totals[parent, column])
-            if total == -np.inf or len(self.live) == self.width:
+            total = totals[place]
+            if total == -math.inf or len(self.live) == self.width:
                 break
-            id = int(ids[parent, column])
+            parent, column = divmod(place, columns)
+            id = ids[parent][column]
             if id == self.end:
                 # further down, the end is no better than what lives on, but still a part of its outcome
                 if rank < self.width or self.outcome is not None:
@@ -180,6 +187,8 @@ class Beam:
 
 def _seats(origins: Sequence[int]) -> list[int]:
     """A row for each hypothesis: that of its parent, as far as possible, else one that is free."""
+    if len({*origins}) == len(origins) and max(origins, default=0) < len(origins):
+        return [*origins]
     free = set(range(len(origins)))
     seats = []
     for origin in origins:

@@ -37,7 +37,7 @@ CHECKS = {
     "greedy_text_alone_vs_batch": "greedy texts that differ alone and in a batch, share",
     "beam_text_alone_vs_batch": "beam search texts that differ alone and in a batch, share",
     "rounding": "loss by rounding the weights: logits, root mean square in standard deviations",
-    "rounded_choices": "loss by rounding the weights: positions whose likeliest token changes, share",
+    "rounded_choices": "loss by rounding the weights: places in its own texts with another likeliest token",
     "rankings_vs_gensim": "ten nearest words that are not gensim's, share of queries",
     "cosines_vs_gensim": "cosines: graph against gensim, largest difference",
     # of graphs that multiply whole numbers, which no torch can be held against number by number

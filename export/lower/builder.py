@@ -19,8 +19,6 @@ OPSET: Final = 20
 IR_VERSION: Final = 9
 _MIDDLE: Final = 128
 """What stands for nought in uint8: kernels multiply bytes without sign by bytes with one."""
-_STEP: Final = 1 / 127
-"""What one unit of a byte is worth where numbers are known to lie between -1 and 1."""
 
 Body = Callable[[str, list[str]], tuple[list[str], list[str]]]
 """Of a loop: from the number of the round and what is carried to what is carried on and what is collected."""
@@ -36,6 +34,7 @@ class GraphBuilder:
         inputs, outputs: the border, as the module declares it.
         precision: how matrices are stored.
         whole: multiply int8 matrices as whole numbers; see `product`.
+        norm_bounds: how large the numbers of a layer norm become, by its name; see `within`.
     """
 
     def __init__(
@@ -46,11 +45,14 @@ class GraphBuilder:
         precision: Precision,
         *,
         whole: bool = False,
+        norm_bounds: Mapping[str, float] | None = None,
     ) -> None:
         self.precision = precision
+        self.norm_bounds = norm_bounds or {}
         self._whole = whole and precision == "int8"
-        self._rounded: dict[str, tuple[str, str]] = {}
-        self._bounded_rows: dict[str, str] = {}
+        self._rounded: dict[str, tuple[str, str, str, str]] = {}
+        self._bounds: dict[str, float] = {}
+        self._positive: set[str] = set()
         self._name, self._inputs, self._outputs = name, inputs, outputs
         self._nodes: list[onnx.NodeProto] = []
         self._outside = self._nodes
@@ -164,29 +166,23 @@ class GraphBuilder:
         scales = self.node("Gather", f"{name}.scale", ids, axis=0)
         return self.node("Mul", picked, self.node("Unsqueeze", scales, self.ints(-1)))
 
-    def product(self, name: str, weight: torch.Tensor, x: str) -> str:
-        """x W' over the last axis, for a projection's weight [out, in]."""
+    def within(self, x: str, bound: float) -> str:
+        """Says that no number of x is larger than `bound`, with either sign, so that whole products of it
+        need not look. What is larger all the same counts as the bound."""
+        self._bounds[x] = bound
+        return x
+
+    def positive(self, x: str) -> str:
+        """Says that no number of x is below nought."""
+        self._positive.add(x)
+        return x
+
+    def product(self, name: str, weight: torch.Tensor, x: str, bias: str = "") -> str:
+        """x W' + bias over the last axis, for a projection's weight [out, in]."""
         if not self._multiplies_whole(weight):
-            return self.node("MatMul", x, self.matrix(name, weight))
+            return self._plus(self.node("MatMul", x, self.matrix(name, weight)), bias)
         self._keep(name, _numpy(weight), transposed=True)
-        return self._whole_product(x, name, f"{name}.scale")
-
-    def bounded_product(
-        self, name: str, weight: torch.Tensor, x: str, bias: torch.Tensor | None = None
-    ) -> str:
-        """x W' + bias over the last axis, for x that lies between -1 and 1: its scale needs no looking."""
-        if self._multiplies_whole(weight):
-            self._keep(name, _numpy(weight), transposed=True)
-            return self._bounded(x, name, f"{name}.scale", self._bias(name, bias))
-        y = self.node("MatMul", x, self.matrix(name, weight))
-        return y if bias is None else self.node("Add", y, self._bias(name, bias))
-
-    def bounded_tied_product(self, name: str, weight: torch.Tensor, x: str) -> str:
-        """`tied_product` for x that lies between -1 and 1."""
-        if not self._multiplies_whole(weight):
-            return self.tied_product(name, weight, x)
-        self._keep(name, _numpy(weight), transposed=False)
-        return self._bounded(x, self.node("Transpose", name, perm=[1, 0]), f"{name}.scale", "")
+        return self._whole_product(x, name, f"{name}.scale", bias)
 
     def tied_product(self, name: str, weight: torch.Tensor, x: str) -> str:
         """x W' for a table [rows, in] that is looked up too; it is stored once."""
@@ -242,41 +238,40 @@ class GraphBuilder:
     def _multiplies_whole(self, weight: torch.Tensor) -> bool:
         return self._whole and storage(_numpy(weight), self.precision) == "int8"
 
-    def _whole_product(self, x: str, values: str, scales: str) -> str:
+    def _whole_product(self, x: str, values: str, scales: str, bias: str = "") -> str:
         """The product of rows of whole numbers, exact, times the scale of each row and of each channel.
 
-        A row of x is divided by its own largest number, so a row never knows its neighbours; sums of whole
-        numbers do not depend on the order in which a kernel adds.
+        A row of x is divided by its own largest number, or by a bound that holds for every row, so a row
+        never knows its neighbours; sums of whole numbers do not depend on the order in which a kernel adds.
         """
-        rounded, scale = self._round(x)
-        one, middle = self.constant(1, np.float32), self.constant(_MIDDLE, np.uint8)
-        product = self.node(
-            "MatMulIntegerToFloat", rounded, values, one, scales, middle, domain="com.microsoft"
-        )
-        return self.node("Mul", product, scale)
+        rounded, unit, zero, largest = self._round(x)
+        inputs = [rounded, values, unit, scales, zero]
+        if not largest and bias:
+            inputs += ["", bias]
+        product = self.node("MatMulIntegerToFloat", *inputs, domain="com.microsoft")
+        return self._plus(self.node("Mul", product, largest), bias) if largest else product
 
-    def _round(self, x: str) -> tuple[str, str]:
-        """uint8 rows around 128, and the scale [..., 1] of each; once for all that read x."""
+    def _round(self, x: str) -> tuple[str, str, str, str]:
+        """uint8 rows, what a unit of them is worth, what stands for nought, and the number [..., 1] by which
+        each row was divided, where it was; once for all that read x."""
         if x not in self._rounded:
-            largest = self.node("ReduceMax", self.node("Abs", x), self.ints(-1), keepdims=1)
-            scale = self.node("Mul", largest, self.constant(1 / 127, np.float32))
-            # a row of zeros stays one
-            scale = self.node("Max", scale, self.constant(np.finfo(np.float32).tiny, np.float32))
-            scaled = self.node("Div", x, scale)
-            one, middle = self.constant(1, np.float32), self.constant(_MIDDLE, np.uint8)
-            self._rounded[x] = self.node("QuantizeLinear", scaled, one, middle), scale
+            positive = x in self._positive
+            zero = self.constant(0 if positive else _MIDDLE, np.uint8)
+            steps = 255 if positive else 127
+            if x in self._bounds:
+                unit, largest, scaled = self.constant(self._bounds[x] / steps, np.float32), "", x
+            else:
+                unit = self.constant(1 / steps, np.float32)
+                sizes = x if positive else self.node("Abs", x)
+                largest = self.node("ReduceMax", sizes, self.ints(-1), keepdims=1)
+                # a row of zeros stays one
+                largest = self.node("Max", largest, self.constant(np.finfo(np.float32).tiny, np.float32))
+                scaled = self.node("Div", x, largest)
+            self._rounded[x] = self.node("QuantizeLinear", scaled, unit, zero), unit, zero, largest
         return self._rounded[x]
 
-    def _bounded(self, x: str, values: str, scales: str, bias: str) -> str:
-        """The product of rows of whole numbers whose scale is the same in every row and known beforehand."""
-        step, middle = self.constant(_STEP, np.float32), self.constant(_MIDDLE, np.uint8)
-        if x not in self._bounded_rows:
-            self._bounded_rows[x] = self.node("QuantizeLinear", x, step, middle)
-        inputs = (self._bounded_rows[x], values, step, scales, middle, "", bias)
-        return self.node("MatMulIntegerToFloat", *inputs[: 7 if bias else 5], domain="com.microsoft")
-
-    def _bias(self, name: str, bias: torch.Tensor | None) -> str:
-        return "" if bias is None else self.vector(f"{name}.bias", bias)
+    def _plus(self, y: str, bias: str) -> str:
+        return self.node("Add", y, bias) if bias else y
 
     def _restored(self, name: str, weight: NDArray[np.float32], transposed: bool) -> str:
         """The float32 value of a matrix (rows = channels), or of its transpose."""

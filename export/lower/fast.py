@@ -14,6 +14,7 @@ from onnx import TensorProto
 from bundle.manifest import Precision
 from bundle.stepper import TensorSpec
 from export.lower.attention import memory, queries
+from export.lower.bounds import norm_bounds
 from export.lower.builder import GraphBuilder
 from export.lower.layers import count_up, layer_norm, project
 from export.lower.transformer import embed, encoded, feed, output
@@ -41,7 +42,7 @@ Specs = dict[str, TensorSpec]
 
 def language(model: TransformerLanguage, precision: Precision) -> GraphBuilder:
     """`model.onnx`."""
-    b = GraphBuilder("language", *border(model), precision, whole=True)
+    b = GraphBuilder("language", *border(model), precision, whole=True, norm_bounds=norm_bounds(model))
     where = places(b)
     x = embed(b, "embedding", model.embedding, "ids", where.at)
     for index, block in enumerate(model.decoder.layers):
@@ -55,7 +56,7 @@ def language(model: TransformerLanguage, precision: Precision) -> GraphBuilder:
 
 def encoder(model: TransformerTranslator, precision: Precision) -> GraphBuilder:
     """`encoder.onnx`: keys and values of the source for each layer of the decoder, keys scaled and turned."""
-    b = GraphBuilder("encoder", *encoder_border(model), precision, whole=True)
+    b = GraphBuilder("encoder", *encoder_border(model), precision, whole=True, norm_bounds=norm_bounds(model))
     x = encoded(b, model)
     for index, cross in enumerate(model.decoder.layers):
         attention = cross.cross_attention
@@ -69,7 +70,7 @@ def encoder(model: TransformerTranslator, precision: Precision) -> GraphBuilder:
 
 def decoder(model: TransformerTranslator, precision: Precision) -> GraphBuilder:
     """`decoder.onnx`: one stretch of target tokens."""
-    b = GraphBuilder("decoder", *border(model), precision, whole=True)
+    b = GraphBuilder("decoder", *border(model), precision, whole=True, norm_bounds=norm_bounds(model))
     where = places(b)
     mask = _hide_source(b)
     x = embed(b, "target_embedding", model.target_embedding, "ids", where.at)

@@ -106,15 +106,22 @@ def output(b: GraphBuilder, model: RecurrentLanguage, y: str) -> str:
     """Logits [..., vocab] of hidden states."""
     module: Output = model.output
     if module.free is not None:
-        return b.bounded_product("output.free.weight", module.free.weight, y, module.free.bias)
+        return _product(b, "output.free.weight", module.free.weight, y, module.free.bias)
     tokens = model.embedding.tokens
     if tokens is None:
         raise ValueError("a tied output needs an embedding")
     if module.projection is None:
-        return b.bounded_tied_product("embedding.tokens.weight", tokens.weight, y)
+        return b.tied_product("embedding.tokens.weight", tokens.weight, b.within(y, 1.0))
     projection = module.projection
-    y = b.bounded_product("output.projection.weight", projection.weight, y, projection.bias)
+    y = _product(b, "output.projection.weight", projection.weight, y, projection.bias)
     return b.tied_product("embedding.tokens.weight", tokens.weight, y)
+
+
+def _product(
+    b: GraphBuilder, name: str, weight: torch.Tensor, x: str, bias: torch.Tensor | None = None
+) -> str:
+    """x W' + bias of hidden states: they lie between -1 and 1."""
+    return b.product(name, weight, b.within(x, 1.0), "" if bias is None else b.vector(f"{name}.bias", bias))
 
 
 Below = tuple[str, str]
@@ -154,7 +161,7 @@ def _gru(
     given = _given(b, model, layer, below, held - inner)
     halves = [
         b.nodes("Split", each, b.ints(2 * size, size), outputs=2, axis=-1)
-        for each in (given, b.bounded_product(f"cells.{layer}.held", weight, old, inner))
+        for each in (given, _product(b, f"cells.{layer}.held", weight, old, inner))
     ]
     open_ = b.node("Sigmoid", b.node("Add", halves[0][0], halves[1][0]))
     reset, keep = b.nodes("Split", open_, outputs=2, axis=-1, num_outputs=2)
@@ -176,10 +183,10 @@ def _summed(b: GraphBuilder, model: RecurrentLanguage, layer: int, below: Below,
     weight, bias = _part(cells, "weight_hh", layer), _part(cells, "bias_hh", layer)
     if layer == 0:
         given = _given(b, model, layer, below, bias)
-        return b.node("Add", b.bounded_product("cells.0.held", weight, held), given)
+        return b.node("Add", _product(b, "cells.0.held", weight, held), given)
     both = torch.cat([_part(cells, "weight_ih", layer), weight], dim=1)
     bias = bias + _part(cells, "bias_ih", layer)
-    return b.bounded_product(f"cells.{layer}.both", both, b.node("Concat", below[1], held, axis=-1), bias)
+    return _product(b, f"cells.{layer}.both", both, b.node("Concat", below[1], held, axis=-1), bias)
 
 
 def _given(b: GraphBuilder, model: RecurrentLanguage, layer: int, below: Below, more: torch.Tensor) -> str:
@@ -187,7 +194,7 @@ def _given(b: GraphBuilder, model: RecurrentLanguage, layer: int, below: Below, 
     weight = _part(model.cells, "weight_ih", layer)
     bias = _part(model.cells, "bias_ih", layer) + more
     if layer > 0:
-        return b.bounded_product(f"cells.{layer}.given", weight, below[1], bias)
+        return _product(b, f"cells.{layer}.given", weight, below[1], bias)
     tokens = model.embedding.tokens
     if tokens is None or model.vocab_size <= FOLDED:
         return b.node("Gather", _table(b, weight, tokens, bias), below[0], axis=0)

@@ -15,8 +15,7 @@ def linear(b: GraphBuilder, name: str, module: nn.Linear, x: str) -> str:
 
 def project(b: GraphBuilder, name: str, weight: torch.Tensor, bias: torch.Tensor | None, x: str) -> str:
     """`linear` with a weight [out, in] of its own, for instance some rows of a packed one."""
-    y = b.product(f"{name}.weight", weight, x)
-    return y if bias is None else b.node("Add", y, b.vector(f"{name}.bias", bias))
+    return b.product(f"{name}.weight", weight, x, "" if bias is None else b.vector(f"{name}.bias", bias))
 
 
 def tied(b: GraphBuilder, name: str, table: nn.Embedding, x: str) -> str:
@@ -30,9 +29,10 @@ def lookup(b: GraphBuilder, name: str, table: nn.Embedding, ids: str) -> str:
 
 
 def layer_norm(b: GraphBuilder, name: str, module: nn.LayerNorm, x: str) -> str:
-    """Normalise the last axis."""
+    """Normalise the last axis; how large its numbers become is known where the builder was told."""
     weight, bias = b.vector(f"{name}.weight", module.weight), b.vector(f"{name}.bias", module.bias)
-    return b.node("LayerNormalization", x, weight, bias, axis=-1, epsilon=module.eps)
+    y = b.node("LayerNormalization", x, weight, bias, axis=-1, epsilon=module.eps)
+    return b.within(y, b.norm_bounds[name]) if name in b.norm_bounds else y
 
 
 def count_up(b: GraphBuilder, value: str, axis: int) -> str:

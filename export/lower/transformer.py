@@ -128,9 +128,8 @@ def feed(b: GraphBuilder, name: str, block: Block, x: str) -> str:
 def inner(b: GraphBuilder, name: str, module: FeedForward, x: str) -> str:
     """Up, activation, down."""
     up = linear(b, f"{name}.up", module.up, x)
-    return linear(
-        b, f"{name}.down", module.down, b.node("Gelu" if module.activation == "gelu" else "Relu", up)
-    )
+    active = b.node("Gelu", up) if module.activation == "gelu" else b.positive(b.node("Relu", up))
+    return linear(b, f"{name}.down", module.down, active)
 
 
 def output(b: GraphBuilder, module: Output, name: str, embedding: Embedding, x: str) -> str:

@@ -24,8 +24,9 @@ ORDERS = {"char": 8, "word": 5, "bpe": 5}
 def train_ngrams(model: Language, recipe: Recipe, *, tokens: int, order: int = 0) -> KneserNey:
     """Counts the training side of the recipe's corpora in the bundle's own tokens.
 
-    A corpus that the recipe reads several times is read once: repeated text has no n-gram that occurs once,
-    and the discounts are estimated from those.
+    Every corpus is read once, whole. Repeated text has no n-gram that occurs once, and the discounts are
+    estimated from those; and where the recipe reads a part, the run may have begun with the weights of one
+    that read the rest.
 
     tokens: read at most so many; 0 is all there are.
     order: 0 chooses by the tokenizer's level, as high as the number of ids allows.
@@ -69,9 +70,7 @@ def ngram_scores(
 
 def _training_lines(recipe: Recipe) -> Iterator[str]:
     share = recipe.corpus.held_out
-    sources = [
-        msgspec.structs.replace(source, weight=min(1.0, source.weight)) for source in recipe.corpus.sources
-    ]
+    sources = [msgspec.structs.replace(source, weight=1.0) for source in recipe.corpus.sources]
     return corpus.lines(
         sources,
         language=recipe.languages[0],
