@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -79,6 +79,7 @@ class Language:
         self.provider = provider
         self.lexicon = lexicon
         self._bos = manifest.special.bos
+        self._resolved = lru_cache(maxsize=256)(self._resolve)  # most who ask wish for the same
 
     def decoder(self, *, max_rows: int = 64) -> Decoder:
         """A decoder of its own, empty, over the shared graph."""
@@ -92,6 +93,9 @@ class Language:
         Raises:
             InvalidRequest: a wish that cannot be met.
         """
+        return self._resolved(options)
+
+    def _resolve(self, options: CompletionOptions) -> CompletionWishes:
         defaults = self.manifest.decoding
         searching = options.beam is not None and options.beam > 1
         temperature = options.temperature

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -261,6 +262,7 @@ class Translator:
         self.provider = provider
         self.source_language, self.target_language = manifest.languages
         self._bos, self._eos = special.bos, special.eos
+        self._resolved = lru_cache(maxsize=256)(self._resolve)  # most who ask wish for the same
         self._guard = RepetitionGuard(tokenizer)
         self._reading = Reading(tokenizer, manifest.limits.prompt_tokens - 1)  # and the end of the sentence
 
@@ -276,6 +278,9 @@ class Translator:
         Raises:
             InvalidRequest: a wish that cannot be met.
         """
+        return self._resolved(options)
+
+    def _resolve(self, options: TranslationOptions) -> TranslationWishes:
         most = self.manifest.limits.new_tokens
         beam = self.manifest.decoding.beam if options.beam is None else options.beam
         max_tokens = most if options.max_tokens is None else options.max_tokens

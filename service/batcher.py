@@ -22,10 +22,11 @@ from typing import Any
 from bundle.decoding import Decoder, Finished
 from service.errors import Problem, deadline_exceeded, from_exception, unavailable
 from service.metrics import Metrics
-from service.ticket import Delivery, Ticket
+from service.ticket import PIECES_EVERY, Delivery, Ticket
 
 logger = logging.getLogger("voisin")
 
+_give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: None)  # POSIX's
 _NICER = 4  # than the event loop, see getpriority(2)
 
 
@@ -107,7 +108,7 @@ class Lane:
             if ticket.task in metrics.decoding:
                 metrics.tasks[ticket.task].rejected["deadline"].inc()
             problem = deadline_exceeded(ticket.allowed)
-        deliveries.append(Delivery(ticket, [], problem or unavailable("cancelled", "nobody waits for it")))
+        deliveries.append(Delivery(ticket, ticket.held, problem or unavailable("cancelled", "nobody waits")))
 
     def _cancel(self, ticket: Ticket) -> None:
         for index in range(len(ticket.job.requests)):
@@ -115,7 +116,7 @@ class Lane:
                 ticket.tokens_out += len(finished.ids)
 
     def _step(self, metrics: Metrics, deliveries: list[Delivery]) -> None:
-        before = self._decoder.active
+        before, began = self._decoder.active, monotonic()
         events = self._decoder.step()
         now = monotonic()
         self.forward_at, self.failures, self.failed_at = now, 0, None
@@ -138,9 +139,14 @@ class Lane:
                 del pieces[ticket]
         for ticket, given in pieces.items():
             if ticket.job.done:
-                self._finish(ticket, given, deliveries)
+                self._finish(ticket, [*ticket.held, *given], deliveries)
             elif given and ticket.streams:
-                deliveries.append(Delivery(ticket, given))
+                ticket.held += given
+                # every delivery wakes the event loop, which takes the core from the next step: not for each
+                # token of each stream, but before a step that would end too late
+                if now + (now - began) >= ticket.tell_at:
+                    deliveries.append(Delivery(ticket, ticket.held))
+                    ticket.held, ticket.tell_at = [], now + PIECES_EVERY
         for series in {ticket.task: None for ticket in pieces}:
             if series in metrics.decoding:
                 metrics.decoding[series].batch_size.observe(rows)
@@ -151,7 +157,7 @@ class Lane:
             logger.exception("a job failed", extra={"data": {"model": self.name}})
         del self.active[ticket]
         self._cancel(ticket)
-        deliveries.append(Delivery(ticket, [], problem))
+        deliveries.append(Delivery(ticket, ticket.held, problem))
 
     def _finish(self, ticket: Ticket, pieces: list[Any], deliveries: list[Delivery]) -> None:
         del self.active[ticket]
@@ -167,7 +173,7 @@ class Lane:
         done = {delivery.ticket for delivery in deliveries}
         for ticket in [ticket for ticket in self.active if ticket not in done]:
             problem = unavailable("model_failed", f"the model {self.name} failed; it is being started again")
-            deliveries.append(Delivery(ticket, [], problem))
+            deliveries.append(Delivery(ticket, ticket.held, problem))
         self.active.clear()
         self._decoder = self._make_decoder()
 
@@ -249,6 +255,10 @@ class Batcher:
         if deliveries:
             # before another thread may take the lane: what its turn gives must not arrive first
             self._post(deliveries)
+            if len(lane.active) <= 1:
+                # the loop is awake, but the scheduler may keep it waiting for milliseconds: who streams alone
+                # sees its first word sooner so; among many the next step comes first
+                _give_way()
         with self._condition:
             lane.busy = False
             lane.arrivals = []

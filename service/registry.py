@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
@@ -128,6 +129,7 @@ class Registry:
         """The languages that can be completed, in their order."""
         return sorted({code for m in self.languages for code in m.manifest.languages}, key=self._rank)
 
+    @cached_property
     def targets(self) -> dict[str, dict[str, Translator]]:
         """Source language -> target language -> its translator."""
         table: dict[str, dict[str, Translator]] = {}

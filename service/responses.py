@@ -79,7 +79,6 @@ class EventStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": list(self.HEADERS)})
             await while_connected(receive, self._relay(send))
         except ClientGone:
             trace_of(scope).outcome = "cancelled"
@@ -87,12 +86,20 @@ class EventStream:
             self.close()
 
     async def _relay(self, send: Send) -> None:
-        last = False
+        started = last = False
         async for frame in self.frames:  # to its end: one left before would be closed by a task of its own
+            if not started:  # with the first frame, in one packet
+                started = True
+                await self._start(send)
             last = type(frame) is Last
             await send({"type": "http.response.body", "body": frame, "more_body": not last})
+        if not started:
+            await self._start(send)
         if not last:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _start(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": list(self.HEADERS)})
 
 
 def event(name: str, data: object) -> bytes:

@@ -75,7 +75,7 @@ class Settings:
         1024, "Most texts admitted and not yet answered; beyond it 429", low=1, high=2**31
     )
     queue_seconds: float = setting(
-        2.0, "Most seconds of work waiting for one model; beyond it 429", low=0.05, high=3600
+        0.5, "Most seconds of work waiting for one model; beyond it 429", low=0.05, high=3600
     )
     body_bytes: int = setting(1_048_576, "Longest request body", low=1024, high=2**31)
     text_chars: int = setting(5000, "Longest text or prompt, in characters", low=1, high=2**31)

@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from bundle.completion import Piece
 from service.errors import deadline_exceeded
-from service.ticket import Ticket
+from service.ticket import PIECES_EVERY, Ticket
 
-EVERY = 0.04
+EVERY = PIECES_EVERY
 """Seconds between two events of one stream; the first comes at once, and so does the end."""
 MOST = 200
 """Events a second of all streams together: many streams wait longer between two of theirs than a few."""

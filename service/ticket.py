@@ -12,6 +12,8 @@ from bundle.decoding import Event, Request
 from service.admission import Permit
 from service.errors import Problem
 
+PIECES_EVERY = 0.04
+"""Seconds between two deliveries of pieces to one stream; the first comes at once, and so does the end."""
 MORE = object()  # the end of a delivery that is not the last; a result may be anything, None too
 
 
@@ -43,8 +45,9 @@ class Ticket:
     """
 
     __slots__ = (
-        "_encode", "_pieces", "_settled", "allowed", "asked", "deadline", "finished", "first", "gone", "job",
-        "model", "permit", "result", "started", "streams", "submitted", "task", "tokens_in", "tokens_out",
+        "_encode", "_pieces", "_settled", "allowed", "asked", "deadline", "finished", "first", "gone", "held",
+        "job", "model", "permit", "result", "started", "streams", "submitted", "task", "tell_at",
+        "tokens_in", "tokens_out",
     )  # fmt: skip
 
     def __init__(
@@ -62,7 +65,8 @@ class Ticket:
         Args:
             encode: from the job's result to the answer that is cached and sent.
             deadline: monotonic seconds; the worker gives up then.
-            pieces: called on the event loop with what each step adds to the answer.
+            pieces: called on the event loop with what is added to the answer: the first piece at once, then
+                what `PIECES_EVERY` seconds gave.
         """
         self.task = task
         self.model = model
@@ -79,6 +83,8 @@ class Ticket:
         self.tokens_in = sum(len(request.prompt.ids) + len(request.prompt.source) for request in job.requests)
         self.tokens_out = 0
         self.streams = pieces is not None
+        self.held: list[Any] = []  # pieces that the worker has not handed out yet
+        self.tell_at = 0.0  # when it will
         self.result: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.result.add_done_callback(_retrieved)
         self._encode = encode

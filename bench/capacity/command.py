@@ -45,7 +45,7 @@ _PLAIN = (
     ("--cores", 1, "of a replica"),
     ("--threads", 0, "VOISIN_THREADS, 0 = one a core"),
     ("--batch-rows", 64, "VOISIN_BATCH_ROWS"),
-    ("--queue-seconds", 2.0, "VOISIN_QUEUE_SECONDS"),
+    ("--queue-seconds", 0.5, "VOISIN_QUEUE_SECONDS"),
     ("--cache-mib", 64.0, "VOISIN_CACHE_BYTES / 2^20"),
     ("--price", 1.0, "of a core for an hour, in any unit"),
     ("--requests", 5_000, "requests that are simulated in each try"),

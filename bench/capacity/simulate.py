@@ -46,7 +46,7 @@ class Replica:
     batch_rows: int = 64
     queue_tokens: int = 65536
     queue_texts: int = 1024
-    queue_seconds: float = 2.0
+    queue_seconds: float = 0.5
     cache_bytes: float = 64 * 2**20
     deadline_seconds: float = 30.0
 

@@ -86,7 +86,7 @@ def translator_of(house: House, asked: AnyRequestBody) -> Translator:
     """
     wishes = msgspec.convert(asked.parameters or {}, TranslationWishes)
     source, target = _language(wishes.src_lang or ""), _language(wishes.tgt_lang or "")
-    found = house.registry.targets().get(source, {}).get(target)
+    found = house.registry.targets.get(source, {}).get(target)
     if found is None:
         raise invalid("tgt_lang", f"{source[:20]} to {target[:20]} is not supported", code="unknown_language")
     return found

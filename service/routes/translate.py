@@ -100,6 +100,8 @@ def options_of(asked: TranslateRequest) -> TranslationOptions:
 
 
 def _glossary(given: str | list[str] | dict[str, str]) -> Glossary:
+    if not given:
+        return ()
     terms = {given: given} if isinstance(given, str) else given
     pairs = terms if isinstance(terms, dict) else {term: term for term in terms}
     if len(pairs) > MAX_TERMS:
@@ -116,7 +118,7 @@ class Desk:
 
     def __init__(self, house: House, asked: TranslateRequest) -> None:
         self._house = house
-        self._table = house.registry.targets()
+        self._table = house.registry.targets
         self._model = None
         source, target = asked.source.lower(), asked.target.lower()
         if asked.model is not None:
@@ -261,7 +263,7 @@ def routes(house: House) -> list[HTTPRouteHandler]:
 
     @get("/languages", opt=described("meta", "What can be translated into what", answer=list[ServedLanguage]))
     async def languages(request: AnyRequest) -> Json:
-        table = house.registry.targets()
+        table = house.registry.targets
         return Json(
             [ServedLanguage(code, NAMES.get(code, code), sorted({code, *row})) for code, row in table.items()]
         )
@@ -271,7 +273,7 @@ def routes(house: House) -> list[HTTPRouteHandler]:
         opt=described("meta", "What LibreTranslate's front end may do here", answer=FrontendSettings),
     )
     async def frontend(request: AnyRequest) -> Json:
-        table = house.registry.targets()
+        table = house.registry.targets
         code = next((code for row in table.values() for code in row), house.registry.codes[0])
         menus = FrontendLanguages(
             LanguageName(AUTO, "Auto Detect"), LanguageName(code, NAMES.get(code, code))
