@@ -28,6 +28,7 @@ from export.verify import (
     declared,
     decode,
     disagreement,
+    failures,
     own_texts,
     random_prompts,
     relative,
@@ -46,6 +47,8 @@ def verify_whole(
     ``fp32_``."""
     declared(subject)
     exact = _exactly(subject, samples, vocab=vocab, seed=seed)
+    if failures(exact):
+        return dict(exact)
     exported, trained = subject.exported(), subject.torch(subject.trained)
     rng = np.random.default_rng(seed)
     rounded: list[Logits] = []
