@@ -187,6 +187,7 @@ class Beam:
 
 def _seats(origins: Sequence[int]) -> list[int]:
     """A row for each hypothesis: that of its parent, as far as possible, else one that is free."""
+    # as mostly: every hypothesis has a child, and each stays
     if len({*origins}) == len(origins) and max(origins, default=0) < len(origins):
         return [*origins]
     free = set(range(len(origins)))

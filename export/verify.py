@@ -281,18 +281,10 @@ def own_texts(subject: Subject, *, vocab: int, seed: int) -> list[Prompt]:
     is lost, and what it finds likeliest there hangs on a hair, rounded or not.
     """
     rng = np.random.default_rng(seed)
-    starts = random_prompts(subject, rng, rows=TEXTS, vocab=vocab)
-    limits = subject.limits
-    most = min(NEW_TOKENS, limits.new_tokens, limits.prompt_tokens - 1, (limits.context_tokens or 2**31) - 1)
-    decoder = Decoder(subject.torch(subject.trained), eos=subject.eos, pad=subject.pad)
-    requests = [
-        Request(Prompt(start.ids[:1], start.source), max_tokens=max(1, most), temperature=1.0, seed=place)
-        for place, start in enumerate(starts)
-    ]
-    return [
-        Prompt((*request.prompt.ids, *choice.ids), request.prompt.source)
-        for request, (choice,) in zip(requests, run(decoder, requests), strict=True)
-    ]
+    prompts = random_prompts(subject, rng, rows=TEXTS, vocab=vocab)
+    starts = [Prompt(prompt.ids[:1], prompt.source) for prompt in prompts]
+    texts = decode(subject, subject.torch(subject.trained), starts, beam=1, temperature=1.0)
+    return [Prompt((*start.ids, *ids), start.source) for start, (ids,) in zip(starts, texts, strict=True)]
 
 
 def stepwise(
@@ -334,14 +326,18 @@ def _padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torc
     return ids, counts
 
 
-def decode(subject: Subject, stepper: Stepper, starts: Sequence[Prompt], *, beam: int) -> list[Choices]:
+def decode(
+    subject: Subject, stepper: Stepper, starts: Sequence[Prompt], *, beam: int, temperature: float = 0.0
+) -> list[Choices]:
     """Texts (ids) of each prompt by the decoder core, all in one batch; `beam` of them by beam search."""
     limits = subject.limits
     requests = []
-    for start in starts:
+    for seed, start in enumerate(starts):
         room = limits.context_tokens - len(start.ids) if limits.context_tokens else NEW_TOKENS
         most = max(1, min(NEW_TOKENS, limits.new_tokens, room))
-        requests.append(Request(prompt=start, max_tokens=most, n=beam, beam=beam))
+        requests.append(
+            Request(start, max_tokens=most, n=beam, beam=beam, temperature=temperature, seed=seed)
+        )
     decoder = Decoder(stepper, eos=subject.eos, pad=subject.pad)
     return [[tuple(choice.ids) for choice in choices] for choices in run(decoder, requests)]
 

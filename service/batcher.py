@@ -116,7 +116,7 @@ class Lane:
                 ticket.tokens_out += len(finished.ids)
 
     def _step(self, metrics: Metrics, deliveries: list[Delivery]) -> None:
-        before, began = self._decoder.active, monotonic()
+        before, last = self._decoder.active, self.forward_at
         events = self._decoder.step()
         now = monotonic()
         self.forward_at, self.failures, self.failed_at = now, 0, None
@@ -143,8 +143,9 @@ class Lane:
             elif given and ticket.streams:
                 ticket.held += given
                 # every delivery wakes the event loop, which takes the core from the next step: not for each
-                # token of each stream, but before a step that would end too late
-                if now + (now - began) >= ticket.tell_at:
+                # token of each stream, but where the lane's next step, other lanes' turns before it, would
+                # end too late
+                if last is None or now + (now - last) >= ticket.tell_at:
                     deliveries.append(Delivery(ticket, ticket.held))
                     ticket.held, ticket.tell_at = [], now + PIECES_EVERY
         for series in {ticket.task: None for ticket in pieces}:

@@ -1,6 +1,6 @@
 """An answer that is sent while it is made.
 
-Whoever reads it gets what has come since the last time, not more often than `EVERY`: where steps are
+Whoever reads it gets what has come since the last time, not more often than `PIECES_EVERY`: where steps are
 faster than that, one event carries the text of several. Nobody reads faster, and sixteen streams with an
 event for every token would cost as much as the model.
 """
@@ -14,8 +14,6 @@ from bundle.completion import Piece
 from service.errors import deadline_exceeded
 from service.ticket import PIECES_EVERY, Ticket
 
-EVERY = PIECES_EVERY
-"""Seconds between two events of one stream; the first comes at once, and so does the end."""
 MOST = 200
 """Events a second of all streams together: many streams wait longer between two of theirs than a few."""
 
@@ -31,7 +29,7 @@ class Pace:
     @property
     def every(self) -> float:
         """Seconds."""
-        return max(EVERY, self.streams / MOST)
+        return max(PIECES_EVERY, self.streams / MOST)
 
 
 class Stream:

@@ -13,7 +13,8 @@ from service.admission import Permit
 from service.errors import Problem
 
 PIECES_EVERY = 0.04
-"""Seconds between two deliveries of pieces to one stream; the first comes at once, and so does the end."""
+"""Seconds between two deliveries of pieces, and two events, of one stream; the first comes at once, and so
+does the end."""
 MORE = object()  # the end of a delivery that is not the last; a result may be anything, None too
 
 

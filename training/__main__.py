@@ -241,7 +241,7 @@ def _parser() -> argparse.ArgumentParser:
         "--start",
         type=Path,
         metavar="RUN",
-        help="begin with the weights and the tokenizer of this run folder",
+        help="begin with the weights of this run folder, and its tokenizer where the languages are the same",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     return parser

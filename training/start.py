@@ -81,8 +81,8 @@ def copy_weights(start: Path, model: nn.Module, tokenizer: Tokenizer) -> None:
         known = {theirs.token_of(index): index for index in range(theirs.size)}
         pairs = [
             (index, known[token])
-            for index, token in ((index, tokenizer.token_of(index)) for index in range(tokenizer.size))
-            if token in known
+            for index in range(tokenizer.size)
+            if (token := tokenizer.token_of(index)) in known
         ]
         here, there = (torch.tensor(side) for side in zip(*pairs, strict=True))
         fresh = model.state_dict()

@@ -42,7 +42,7 @@ Specs = dict[str, TensorSpec]
 
 def language(model: TransformerLanguage, precision: Precision) -> GraphBuilder:
     """`model.onnx`."""
-    b = GraphBuilder("language", *border(model), precision, whole=True, norm_bounds=norm_bounds(model))
+    b = _builder("language", model, border(model), precision)
     where = places(b)
     x = embed(b, "embedding", model.embedding, "ids", where.at)
     for index, block in enumerate(model.decoder.layers):
@@ -56,7 +56,7 @@ def language(model: TransformerLanguage, precision: Precision) -> GraphBuilder:
 
 def encoder(model: TransformerTranslator, precision: Precision) -> GraphBuilder:
     """`encoder.onnx`: keys and values of the source for each layer of the decoder, keys scaled and turned."""
-    b = GraphBuilder("encoder", *encoder_border(model), precision, whole=True, norm_bounds=norm_bounds(model))
+    b = _builder("encoder", model, encoder_border(model), precision)
     x = encoded(b, model)
     for index, cross in enumerate(model.decoder.layers):
         attention = cross.cross_attention
@@ -70,7 +70,7 @@ def encoder(model: TransformerTranslator, precision: Precision) -> GraphBuilder:
 
 def decoder(model: TransformerTranslator, precision: Precision) -> GraphBuilder:
     """`decoder.onnx`: one stretch of target tokens."""
-    b = GraphBuilder("decoder", *border(model), precision, whole=True, norm_bounds=norm_bounds(model))
+    b = _builder("decoder", model, border(model), precision)
     where = places(b)
     mask = _hide_source(b)
     x = embed(b, "target_embedding", model.target_embedding, "ids", where.at)
@@ -220,6 +220,17 @@ def best(b: GraphBuilder, scores: str, vocab: int) -> list[str]:
     group = b.node("GatherElements", chosen, b.node("Div", places, width), axis=-1)
     ids = b.node("Add", b.node("Mul", group, width), b.node("Mod", places, width))
     return [found, ids]
+
+
+def _builder(
+    name: str,
+    model: TransformerLanguage | TransformerTranslator,
+    border: tuple[Specs, Specs],
+    precision: Precision,
+) -> GraphBuilder:
+    """A graph that multiplies int8 as whole numbers, and then knows how large they become behind norms."""
+    bounds = norm_bounds(model) if precision == "int8" else None
+    return GraphBuilder(name, *border, precision, whole=True, norm_bounds=bounds)
 
 
 def _out(b: GraphBuilder, name: str, module: Attention, joined: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from service.backlog import Size
-from service.batcher import Batcher
+from service.batcher import Batcher, Lane
 from service.errors import Problem
 from service.health import LIVE_GRACE, Health
 from service.registry import Registry
@@ -76,6 +76,44 @@ def test_pieces_come_before_the_end_and_in_order() -> None:
         assert pieces == ["0:1", "0:2", "0:3", "0:4"]
 
     run(test)
+
+
+@pytest.mark.parametrize("end", ["done", "failed", "late"])
+def test_pieces_are_held_back_and_come_before_the_end_whatever_it_is(end: str) -> None:
+    async def main() -> None:
+        script = Script()
+        lane = Lane("m", script.make)
+        one = ticket(Job(length=4), pieces=lambda _: None)
+        [first] = lane.turn([one], script.metrics)
+        assert first.pieces == ["0:1"]
+        for _ in range(2):
+            assert lane.turn([], script.metrics) == []
+        if end == "failed":
+            script.failure = RuntimeError("a bad step")
+        if end == "late":
+            one.deadline = 0.0
+        [last] = lane.turn([], script.metrics)
+        assert last.pieces == (["0:2", "0:3", "0:4", "0:5"] if end == "done" else ["0:2", "0:3"])
+        assert (last.end == "result") if end == "done" else isinstance(last.end, Problem)
+
+    asyncio.run(main())
+
+
+def test_a_slow_lane_hands_out_each_piece() -> None:
+    """Where the next step ends later than pieces may wait, nothing is held."""
+
+    async def main() -> None:
+        script = Script()
+        lane = Lane("m", script.make)
+        one = ticket(Job(length=4), pieces=lambda _: None)
+        lane.turn([one], script.metrics)
+        for number in (2, 3):
+            assert lane.forward_at is not None
+            lane.forward_at -= 1.0
+            [each] = lane.turn([], script.metrics)
+            assert each.pieces == [f"0:{number}"]
+
+    asyncio.run(main())
 
 
 def test_who_leaves_frees_the_rows_within_a_step() -> None:

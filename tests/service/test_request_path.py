@@ -19,8 +19,8 @@ from service.logs import RequestLog
 from service.parsing import _collect, _query_pairs, read_query
 from service.routes.similar import Beside
 from service.schemas import SimilarQuery
-from service.stream import EVERY, MOST, Pace, Stream
-from service.ticket import Ticket
+from service.stream import MOST, Pace, Stream
+from service.ticket import PIECES_EVERY, Ticket
 from tests.service.making import Service
 from tests.service.scripted import Job
 
@@ -135,7 +135,7 @@ def test_the_end_of_a_stream_comes_with_its_last_text(
 
 def test_many_streams_share_one_pace() -> None:
     pace = Pace()
-    assert pace.every == EVERY
+    assert pace.every == PIECES_EVERY
 
     async def main() -> None:
         stream = Stream(pace=pace)

@@ -22,7 +22,7 @@ def opened() -> Stream:
 
 
 def test_the_first_piece_comes_at_once_and_then_what_has_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "EVERY", 0.2)
+    monkeypatch.setattr(streams, "PIECES_EVERY", 0.2)
 
     async def main() -> list[list[Piece]]:
         stream, found = opened(), []
