@@ -1,6 +1,6 @@
 """What torchrun starts in tests/training/test_group.py: several jobs, one after the other, in each process.
 
-    torchrun --nproc-per-node 2 --max-restarts 1 tests/training/several_processes.py FOLDER
+    torchrun --nproc-per-node 2 --max-restarts 3 tests/training/several_processes.py FOLDER
 
 One job is interrupted, one killed, each in a process that does not lead and between two checkpoints.
 FOLDER/codes-RANK.json says how each ended.
