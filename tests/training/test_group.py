@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -93,8 +94,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{name}.toml").write_text(text, encoding="utf-8")
     worker = Path(__file__).with_name("several_processes.py")
     with (folder / "output.txt").open("w", encoding="utf-8") as output:
-        # One restart for the process that is killed. The others for gloo, which was once seen to abort a
-        # restarted process: what its death leaves is judged like what any other leaves.
+        # One restart for the process that is killed. The others because a restarted process was once seen to
+        # abort in C++, why is not known: what its death leaves is judged alike, and told below.
         torchrun = subprocess.Popen(
             [*TORCHRUN, "--nproc-per-node", "2", "--max-restarts", "3", str(worker), str(folder)],
             stdout=output,
@@ -106,7 +107,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         finally:
             torchrun.terminate()  # it takes its processes along
             torchrun.wait()
-    assert code == 0, (folder / "output.txt").read_text(encoding="utf-8")
+    told = (folder / "output.txt").read_text(encoding="utf-8")
+    assert code == 0, told
+    if (abort := told.find("Fatal Python error")) >= 0:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")  # seen in the summary, and not an error
+            warnings.warn(f"a process aborted:\n{told[abort : abort + 4000]}", stacklevel=1)
     return folder
 
 
