@@ -21,6 +21,7 @@ from bundle.units import Tag, Unit
 _MARKS = frozenset("<>&")
 _BARE = {"<": "&lt;", "&": "&amp;"}
 _NAME = re.compile(r"[A-Za-z/!?#]")
+_REFERENCE = re.compile(r"&#?\w+;?")
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Layout:
         written: list[str] = []
         for chunk in self._chunks:
             if chunk.variant is None:
-                written += unit.raw[slice(*chunk.source)]
+                written += self._as_it_is(chunk.source)
                 continue
             part = [
                 "" if unit.escaped and character in _MARKS else character for character in chunk.variant.text
@@ -131,6 +132,17 @@ class Layout:
             else:
                 inserted.setdefault(chunk.target[1], []).append(unit.raw[at])
         return written, inserted
+
+    def _as_it_is(self, span: Span) -> list[str]:
+        """How the source writes each character of a stretch; an ``&`` before a name with the name, for so it
+        stood there, whatever it means (``&nosuch;``, ``&nbsp``)."""
+        raw = list(self._unit.raw)
+        for match in _REFERENCE.finditer(self._unit.text, *span):
+            start, end = match.span()
+            parted = any(start < tag.at < end for tag in self._unit.tags)
+            if "".join(raw[start:end]) == match[0] and not parted:
+                raw[start:end] = [match[0], *[""] * (end - start - 1)]
+        return raw[slice(*span)]
 
     def _spaces(self, chunk: Chunk) -> list[int]:
         """Where a translated chunk has spaces that are not kept."""

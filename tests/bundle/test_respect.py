@@ -164,6 +164,23 @@ def test_a_model_that_says_the_same_changes_nothing(translator: Translator) -> N
         assert found.alternatives == found.alignments == []
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "<li>ne. 12 &unknown; 10 000 &unknown;.  </li>",
+        "<p>La voiture. 12 &nbsp 13. &#8364 5.</p>",
+        "<p>La voiture. 12 &<b>lt; 13</b>.</p>",
+        "<p>La voiture. 12 & 13.</p>",
+    ],
+)
+def test_what_only_looks_like_an_entity_stays_beside_numbers(translator: Translator, source: str) -> None:
+    for seed in range(20):
+        rng = random.Random(seed)
+        found = drive(translator, translator.job(source, HTML), lambda text: babble(rng, text), rng)
+        check_html(source, found.text)
+        assert found.text.count("&") == source.count("&")
+
+
 def test_without_alignment_tags_go_in_proportion(opened: dict[str, Any]) -> None:
     small = without_attention(opened["fr-en"])
     rng = random.Random(5)
