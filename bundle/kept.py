@@ -39,6 +39,7 @@ _PATTERNS: tuple[tuple[Kind, str], ...] = (
         rf"(?![\w])(?: ?(?:{_UNITS})(?!\w))?",
     ),
 )
+_REACH = 40  # characters of a text that decide whether it runs on
 _KINDS = tuple(kind for kind, _ in _PATTERNS)
 _KEPT = re.compile("|".join(f"({pattern})" for _, pattern in _PATTERNS))
 
@@ -84,6 +85,13 @@ def intact(text: str, kept: Sequence[Kept], *, spelt: bool) -> bool:
     return wanted == Counter(
         each.plain for each in found if each.kind != "number" or not spelt or each.plain in wanted
     )
+
+
+def runs_on(text: str) -> bool:
+    """Whether a number just after the text would be read as one with its end: ``10 000`` and ``100``, ``€``
+    and ``5``."""
+    found = find_kept(f"{text[-_REACH:]} 100")
+    return not found or found[-1].plain != "100"
 
 
 def has_words(text: str, kept: Sequence[Kept] = ()) -> bool:

@@ -80,7 +80,8 @@ class Layout:
         for at, source in self._place(self._tree(), (0, self.length)):
             tags.setdefault(at, []).append(source)
         before = ["".join((*tags.get(at, ()), *inserted.get(at, ()))) for at in range(self.length + 1)]
-        _sober(characters, before)
+        if self._unit.escaped:
+            _sober(characters, before)
         out: list[str] = []
         starts: list[int] = []
         length = 0

@@ -21,7 +21,7 @@ from bundle.clauses import cut
 from bundle.decoding import Finished
 from bundle.edits import Edits, Span
 from bundle.errors import InvalidRequest
-from bundle.kept import OBJECT, Kept, find_kept, has_words, intact
+from bundle.kept import OBJECT, Kept, find_kept, has_words, intact, runs_on
 from bundle.tokenizer import Detokenizer, Tokenizer
 
 #: Names that are the same in the languages of Western Europe, and that models of everyday sentences know.
@@ -220,10 +220,11 @@ class Piece:
         if not edits.result or not self._holds(edits.result) or not self._apart(edits, places):
             return None
         atoms = [(*edits.forward((start, end)), which) for start, end, which in places]
+        mark = _END.search(self.text) if runs_on(edits.result) else None
         run = Run(plan, 0, found.ids, [edits.forward(span) for span in spans])
         ended = found.reason == "stop"
         return Variant(
-            edits.result,
+            edits.result + (mark[0] if mark else ""),  # or the next sentence's number becomes part of its own
             tuple(atoms),
             found.logprob,
             len(found.ids),
@@ -301,7 +302,8 @@ class Piece:
                 changes.append((start, end, text))
                 used.append((each, (start, end), spans))
         edits = Edits.of(self.text, sorted(changes))
-        if not intact(edits.result, self.kept, spelt=True):
+        merges = runs_on(edits.result) and not runs_on(self.text)
+        if merges or not intact(edits.result, self.kept, spelt=True):
             edits, used = Edits.of(self.text, [(each.start, each.end, each.plain) for each in self.kept]), []
         runs = []
         for each, (start, end), spans in used:

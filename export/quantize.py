@@ -5,7 +5,7 @@ rounded, and a row's answer cannot depend on the other rows of its batch.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bundle.manifest import Precision
+from training.rounding import int8_stores
 
 Weight = NDArray[np.float32]
-
-#: Rows with fewer numbers stay fp32: their scale would eat what int8 saves, and a toy gains nothing.
-SHORTEST_ROW: Final = 32
 
 
 @dataclass(frozen=True)
@@ -64,11 +62,8 @@ def halved(weight: Weight) -> NDArray[np.float16]:
 
 
 def storage(weight: NDArray[Any], precision: Precision) -> Precision:
-    """How a weight is really stored: matrices with rows long enough as asked, everything else as fp32.
-
-    Decided by the row, so that a part of a matrix and several matrices in one are stored as the whole.
-    """
-    return precision if weight.ndim == 2 and weight.shape[1] >= SHORTEST_ROW else "fp32"
+    """How a weight is really stored: matrices with rows long enough as asked, everything else as fp32."""
+    return precision if int8_stores(*weight.shape) else "fp32"
 
 
 def restored(weight: Weight, precision: Precision) -> Weight:

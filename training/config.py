@@ -116,6 +116,8 @@ class Train(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     save_every: Natural = 0
     #: decay of the exponential moving average of the weights that is evaluated and exported; 0 = off
     average: Fraction = 0.0
+    #: share of the job, its end, whose steps see the matrices rounded as int8 stores them; 0 = none
+    quantization_aware: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     #: evaluations without improvement after which the job ends; 0 = never
     early_stop: Natural = 0
     #: held-out lines (or pairs) read for the loss during training; the final evaluation reads ten times as

@@ -17,7 +17,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -32,6 +32,7 @@ from training.device import device_of, halves
 from training.group import ALONE, Group, unreduced
 from training.optimizer import Optimizers
 from training.progress import Metrics, Progress, draw_curves
+from training.rounding import rounded_weights
 
 
 class TrainingError(VoisinError):
@@ -112,6 +113,10 @@ class Loop:
             shares.append(self.elapsed / (60.0 * self.train.minutes))
         return min(1.0, max(shares))
 
+    @property
+    def _rounds(self) -> bool:
+        return self.progress >= 1.0 - self.train.quantization_aware
+
     def run(self) -> dict[str, float]:
         """Trains to the end and returns the last evaluation.
 
@@ -164,10 +169,11 @@ class Loop:
         count = sum(batch.tokens for batch in batches)
         self.task.model.train()
         own = 0.0
-        with unreduced(self._loss):
-            for batch in batches[:-1]:
-                own += self._add_gradients(batch, count)
-        own += self._add_gradients(batches[-1], count)
+        with rounded_weights(self.task.model) if self._rounds else nullcontext():
+            with unreduced(self._loss):
+                for batch in batches[:-1]:
+                    own += self._add_gradients(batch, count)
+            own += self._add_gradients(batches[-1], count)
         (total,) = self.group.sum(own)
         if not math.isfinite(total):
             raise TrainingError(f"the loss is {total} in step {self.step + 1}: lower train.learning_rate")

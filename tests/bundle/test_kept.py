@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundle.kept import Kept, find_kept, has_words, intact
+from bundle.kept import Kept, find_kept, has_words, intact, runs_on
 
 TEXT = st.text(alphabet="aé1 .,:%$#@{}<>/&;`-€km'\ufffc", max_size=60)
 
@@ -81,3 +81,14 @@ def test_intact(text: str, right: bool) -> None:
 def test_words_beside_what_is_kept() -> None:
     for text, wordy in (("{abc} 12 km", False), ("{abc} a", True), ("", False), ("a {abc}", True)):
         assert has_words(text, find_kept(text)) == wordy
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("He has 10", True), ("He has 10.", False), ("10 000", True), ("12:30", True), ("en €", True),
+        ("10 km", False), ("5 %", False), ("ten", False), ("", False), (" €" * 50, True),
+    ],
+)  # fmt: skip
+def test_what_a_following_number_would_be_read_with(text: str, answer: bool) -> None:
+    assert runs_on(text) is answer

@@ -116,7 +116,13 @@ def tags(source: str) -> Counter[str]:
 
 
 def entities(source: str) -> Counter[str]:
-    return Counter(token.source for token in tokenize(source) if token.kind == "entity")
+    """Entities, and the bare marks that may have to be written as one: ``&`` that came before a word."""
+    found = Counter(token.source for token in tokenize(source) if token.kind == "entity")
+    for token in tokenize(source):
+        if token.kind == "text":
+            found["&amp;"] += token.source.count("&")
+            found["&lt;"] += token.source.count("<")
+    return found
 
 
 def check_html(source: str, found: str) -> None:
@@ -179,6 +185,15 @@ def test_what_only_looks_like_an_entity_stays_beside_numbers(translator: Transla
         found = drive(translator, translator.job(source, HTML), lambda text: babble(rng, text), rng)
         check_html(source, found.text)
         assert found.text.count("&") == source.count("&")
+
+
+def test_plain_text_is_not_escaped(translator: Translator) -> None:
+    source = "Il dort  là. 12:30 <br />! &amp; 5"
+    for seed in range(20):
+        rng = random.Random(seed)
+        found = drive(translator, translator.job(source, TEXT), lambda text: babble(rng, text), rng)
+        check_text(source, found.text)
+        assert "&lt;" not in found.text
 
 
 def test_without_alignment_tags_go_in_proportion(opened: dict[str, Any]) -> None:
@@ -244,6 +259,15 @@ def test_wrong_numbers_are_put_right(translator: Translator, source: str, said: 
     job = translator.job(source, TEXT)
     assert drive(translator, job, lambda text: said, random.Random(1)).text == right
     assert len(job.requests) == 1
+
+
+def test_numbers_of_two_sentences_stay_two(translator: Translator) -> None:
+    said = {"J'en ai 10 000!": "I have 10 000", "100 % sont là.": "100 % are there"}
+    job = translator.job(" ".join(said), TEXT)
+    found = drive(translator, job, said.__getitem__, random.Random(1)).text
+    assert found == "I have 10 000! 100 % are there"
+    alone = translator.job("Il y en a dix.", TEXT)
+    assert drive(translator, alone, lambda text: "There are 10", random.Random(1)).text == "There are 10."
 
 
 def test_a_glossary_keeps_and_replaces(translator: Translator) -> None:
