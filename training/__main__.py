@@ -248,4 +248,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if status == 0 and os.environ.get("WORLD_SIZE", "1") != "1":
+        from training.group import leave
+
+        leave()
+    sys.exit(status)

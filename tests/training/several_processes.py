@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from training.__main__ import main
-from training.group import joined, restarted
+from training.group import joined, leave, restarted
 from training.loop import Loop
 
 #: dropout, averages, Muon and everything else that a checkpoint has to know
@@ -88,4 +88,7 @@ if __name__ == "__main__":
     place = Path(sys.argv[1])
     os.environ["TEXTS"] = str(place)
     with joined("cpu"):  # one group for all jobs: torch cannot be relied on to make several
-        sys.exit(train(place, "lstm", "killed", *RANDOM) if restarted() else everything(place))
+        status = train(place, "lstm", "killed", *RANDOM) if restarted() else everything(place)
+    if status == 0:
+        leave()
+    sys.exit(status)

@@ -94,8 +94,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{name}.toml").write_text(text, encoding="utf-8")
     worker = Path(__file__).with_name("several_processes.py")
     with (folder / "output.txt").open("w", encoding="utf-8") as output:
-        # One restart for the process that is killed. The others because a restarted process was once seen to
-        # abort in C++, why is not known: what its death leaves is judged alike, and told below.
+        # One restart for the process that is killed. The others because a restarted process was twice seen to
+        # abort in C++ (decision 9): what its death leaves is judged alike, and told below.
         torchrun = subprocess.Popen(
             [*TORCHRUN, "--nproc-per-node", "2", "--max-restarts", "3", str(worker), str(folder)],
             stdout=output,
@@ -112,7 +112,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if (abort := told.find("Fatal Python error")) >= 0:
         with warnings.catch_warnings():
             warnings.simplefilter("always")  # seen in the summary, and not an error
-            warnings.warn(f"a process aborted:\n{told[abort : abort + 4000]}", stacklevel=1)
+            warnings.warn(f"a process aborted:\n{told[max(0, abort - 2000) : abort + 4000]}", stacklevel=1)
     return folder
 
 
@@ -189,7 +189,10 @@ def test_interrupted_in_one_process_and_resumed_by_both(folder: Path, output: st
 
 
 def test_killed_and_started_again_by_torchrun(folder: Path, output: str) -> None:
-    assert "Signal 9 (SIGKILL)" in output or "exitcode: -9" in output
+    # whichever of the two torchrun finds dead first
+    assert any(
+        said in output for said in ("Signal 9 (SIGKILL)", "exitcode: -9", "another process ended or cannot")
+    )
     assert_runs_are_same(folder / "killed", folder / "whole")
 
 
@@ -199,8 +202,9 @@ def test_each_thing_is_written_once(folder: Path, output: str) -> None:
         assert steps == list(range(1, 25))
         names = {path.name for path in (folder / run / checkpoint.CHECKPOINTS).iterdir()}
         assert names == {checkpoint.LAST, checkpoint.BEST}
-    # each that began, and each that went on
-    assert output.count("24 ids, 2 processes") == len(EQUAL) + len(("minutes", "whole")) + 2 * 2
+    # each that began, and each that went on; an abort that was overcome makes one go on once more
+    runs = len(EQUAL) + len(("minutes", "whole")) + 2 * 2 + output.count("Fatal Python error")
+    assert output.count("24 ids, 2 processes") == runs
     assert state(folder / "whole")["recipe"] == state(folder / "killed")["recipe"]
 
 
@@ -267,6 +271,13 @@ def test_alone_there_is_nobody_to_ask() -> None:
     assert not restarted()
     with joined("cpu") as group:
         assert group is ALONE
+
+
+def test_who_leaves_has_said_everything_and_dies_of_nothing() -> None:
+    text = "import atexit, os, training.group as g; atexit.register(os.abort); print('done'); g.leave()"
+    command = [sys.executable, "-c", text]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
 
 
 def test_half_a_group_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
