@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bundle.beam import Beam, Hypothesis, Reason
-from bundle.outlook import Ban, Outlook, Wish
+from bundle.outlook import Ban, Outlook, Wish, judged
 from bundle.request import Event, Finished, Request, Token
 from bundle.sampling import choose, philox
 from bundle.stepper import Scores, State, Stepper
@@ -34,13 +34,17 @@ class _Choice:
 class _Group:
     """The rows of one request, which stand side by side in the state."""
 
-    __slots__ = ("beam", "choices", "request", "tag")
+    __slots__ = ("_wish", "beam", "choices", "request", "tag")
 
     def __init__(self, request: Request, tag: Hashable, end: int, capacity: int) -> None:
         self.request = request
         self.tag = tag
         self.choices = [] if request.beam > 1 else [_Choice(number) for number in range(request.n)]
         self.beam: Beam | None = None
+        #: what all rows ask of every step, where that does not depend on what they have come to
+        self._wish: Wish | None = None
+        if request.allow is None and request.closing is None and request.adjust is None:
+            self._wish = self._wished(())
         if request.beam > 1:
             self.beam = Beam(
                 request.beam,
@@ -59,17 +63,19 @@ class _Group:
     def reserved(self) -> int:
         return len(self.choices) if self.beam is None else self.request.beam
 
-    def histories(self) -> list[Sequence[int]]:
+    def wishes(self) -> list[Wish]:
+        """What each row asks of its next token."""
+        if self._wish is not None:
+            return [self._wish] * self.rows
         if self.beam is None:
-            return [choice.ids for choice in self.choices]
-        return [hypothesis.ids for hypothesis in self.beam.standing]
+            return [self._wished(choice.ids) for choice in self.choices]
+        return [self._wished(hypothesis.ids) for hypothesis in self.beam.standing]
 
-    def wish(self, ids: Sequence[int]) -> Wish:
-        """What the row that has come to ``ids`` asks of its next token."""
+    def _wished(self, ids: Sequence[int]) -> Wish:
         request = self.request
         allow, closing, adjust = request.allow, request.closing, request.adjust
         return Wish(
-            most=1 if self.beam is None else 2 * self.beam.width,
+            most=1 if request.beam == 1 else 2 * request.beam,
             allowed=None if allow is None else allow(ids),
             closing=None if closing is None else closing(ids),
             adjust=None if adjust is None else partial(adjust, ids),
@@ -206,7 +212,7 @@ class Decoder:
 
     def _judges(self, wishes: Sequence[Wish]) -> bool:
         """Whether any row has to be judged by all its logits."""
-        return any(wish.needs_logits(self._stepper.best, self._banned.count) for wish in wishes)
+        return bool(judged(wishes, self._stepper.best, self._banned.count))
 
     def _choose(self, outlook: Outlook, groups: list[_Group], events: list[Event]) -> list[_Going]:
         """How each group goes on."""
@@ -290,7 +296,7 @@ def _closed_up(chosen: Sequence[_Going]) -> list[_Going]:
 
 
 def _wishes(groups: Sequence[_Group]) -> list[Wish]:
-    return [group.wish(ids) for group in groups for ids in group.histories()]
+    return [wish for group in groups for wish in group.wishes()]
 
 
 def _ranked(group: _Group, beam: Beam) -> list[Finished]:

@@ -45,6 +45,18 @@ class Wish(NamedTuple):
         return self.most + banned + excluded > best
 
 
+def judged(wishes: Sequence[Wish], best: int, banned: int) -> list[int]:
+    """The places of those that `Wish.needs_logits`."""
+    found: list[int] = []
+    last, needs = None, False
+    for place, wish in enumerate(wishes):
+        if wish is not last:  # the rows of a request mostly share one wish
+            last, needs = wish, wish.needs_logits(best, banned)
+        if needs:
+            found.append(place)
+    return found
+
+
 class Ban:
     """Tokens that are never chosen.
 
@@ -78,7 +90,7 @@ class Outlook:
         self._banned = banned
         self._end = end
         best = 0 if scores.best is None else scores.best.ids.shape[1]
-        full = [place for place, wish in enumerate(wishes) if wish.needs_logits(best, banned.count)]
+        full = judged(wishes, best, banned.count)
         self._full = {place: number for number, place in enumerate(full)}
         self._tops: dict[int, tuple[tuple[int, float], ...]] = {}
         self._raw: dict[int, Array] = {}  # the logits of adjusted rows as they were
