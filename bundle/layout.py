@@ -137,13 +137,14 @@ class Layout:
     def _as_it_is(self, span: Span) -> list[str]:
         """How the source writes each character of a stretch; an ``&`` before a name with the name, for so it
         stood there, whatever it means (``&nosuch;``, ``&nbsp``)."""
-        raw = list(self._unit.raw)
+        begin = span[0]
+        raw = list(self._unit.raw[slice(*span)])
         for match in _REFERENCE.finditer(self._unit.text, *span):
             start, end = match.span()
             parted = any(start < tag.at < end for tag in self._unit.tags)
-            if "".join(raw[start:end]) == match[0] and not parted:
-                raw[start:end] = [match[0], *[""] * (end - start - 1)]
-        return raw[slice(*span)]
+            if "".join(raw[start - begin : end - begin]) == match[0] and not parted:
+                raw[start - begin : end - begin] = [match[0], *[""] * (end - start - 1)]
+        return raw
 
     def _spaces(self, chunk: Chunk) -> list[int]:
         """Where a translated chunk has spaces that are not kept."""

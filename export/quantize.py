@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bundle.manifest import Precision
-from training.rounding import int8_stores
+from training.rounding import int8_rows, int8_stores
 
 Weight = NDArray[np.float32]
 
@@ -44,10 +44,8 @@ def quantize(weight: Weight) -> Quantized:
         raise ValueError(f"only a matrix is stored as int8, this has shape {weight.shape}")
     if not np.isfinite(weight).all():
         raise ValueError("a weight is not finite")
-    largest = np.abs(weight).max(axis=1)
-    scales = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-    values = np.clip(np.rint(weight / scales[:, None]), -127, 127).astype(np.int8)
-    return Quantized(values, scales)
+    values, scales = int8_rows(torch.tensor(weight))
+    return Quantized(values.numpy().astype(np.int8), scales[:, 0].numpy())
 
 
 def halved(weight: Weight) -> NDArray[np.float16]:

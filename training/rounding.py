@@ -25,11 +25,12 @@ def int8_stores(*shape: int) -> bool:
     return len(shape) == 2 and shape[1] >= SHORTEST_ROW
 
 
-def rounded(weight: Tensor) -> Tensor:
-    """The matrix [rows, columns] that int8 restores: multiples of 1/127 of the largest number of each row."""
+def int8_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix [rows, columns] as whole numbers from -127 to 127, and the scale [rows, 1] of each row, whose
+    largest number is 127 of them; of its own type, both."""
     largest = weight.abs().amax(dim=1, keepdim=True)
     scales = torch.where(largest > 0, largest / 127, 1.0)
-    return (weight / scales).round_().clamp_(-127, 127).mul_(scales)
+    return (weight / scales).round_().clamp_(-127, 127), scales
 
 
 @contextmanager
@@ -39,7 +40,8 @@ def rounded_weights(model: nn.Module) -> Iterator[None]:
     with torch.no_grad():
         exact = [weight.clone() for weight in matrices]
         for weight in matrices:
-            weight.copy_(rounded(weight))
+            values, scales = int8_rows(weight)
+            torch.mul(values, scales, out=weight)
     try:
         yield
     finally:

@@ -13,18 +13,29 @@ from export.quantize import quantize, restored, round_weights
 from tests.training.test_loop import Some
 from training.config import Train
 from training.loop import Loop
-from training.rounding import int8_stores, rounded, rounded_weights
+from training.rounding import int8_stores, rounded_weights
+
+
+def rounded(weight: Tensor) -> Tensor:
+    return torch.from_numpy(restored(weight.detach().numpy(), "int8"))
 
 
 def test_it_rounds_as_export_does() -> None:
     torch.manual_seed(1)
-    weight = torch.randn(50, 64) * torch.rand(50, 1) * 3
-    weight[7] = 0.0
-    weight[8, 3] = 40.0
-    assert np.array_equal(rounded(weight).numpy(), restored(weight.numpy(), "int8"))
-    assert torch.equal(rounded(weight)[7], weight[7])
+    model = nn.Linear(64, 50)
+    with torch.no_grad():
+        model.weight *= torch.rand(50, 1) * 30
+        model.weight[7] = 0.0
+        model.weight[8, 3] = 40.0
+    wanted, bias = rounded(model.weight), model.bias.clone()
+    with rounded_weights(model):
+        seen = model.weight.detach().clone()
+        assert torch.equal(model.bias, bias)
+    assert torch.equal(seen, wanted)
+    assert torch.equal(seen[7], model.weight[7])
     # what export then makes of the rounded is the same once more
-    assert np.array_equal(quantize(rounded(weight).numpy()).values, quantize(weight.numpy()).values)
+    again, once = (quantize(weight.detach().numpy()).values for weight in (seen, model.weight))
+    assert np.array_equal(again, once)
 
 
 @pytest.mark.parametrize("shape", [(64, 32), (64, 31), (64,), (1, 32), (2, 40, 40)])
