@@ -11,9 +11,10 @@ ARG BASE=docker.io/library/python:3.11-slim-bookworm
 # --- what installs; nothing of it but /opt/voisin and one static binary goes further
 FROM ${BASE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-# a first process that passes signals on and buries orphans; the Debian package is built for every architecture
+# a first process that passes signals on and buries orphans; the Debian package is built for every architecture.
+# A C compiler for the kernels of bundle/native, which go further, while it does not
 RUN apt-get update -qq \
-    && apt-get install -y -qq --no-install-recommends tini \
+    && apt-get install -y -qq --no-install-recommends gcc libc6-dev tini \
     && rm -rf /var/lib/apt/lists/*
 # without pip: the service needs no installer, and neither does whoever breaks in
 RUN python3 -m venv --without-pip /opt/voisin

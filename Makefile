@@ -70,12 +70,14 @@ constraints: .venv-dev/.ready ## write constraints.txt from the development envi
 	(echo '# What CI installs. Regenerate: `make constraints`.'; \
 	 $(DEV)/pip freeze --exclude-editable | sed 's/+cpu//' | grep -viE '^(setuptools|pip)==') > constraints.txt
 
-.venv/.ready: pyproject.toml constraints.txt
+KERNELS := $(wildcard bundle/native/*.[ch])
+
+.venv/.ready: pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cpu]"
 	@touch $@
 
-.venv-dev/.ready: pyproject.toml constraints.txt
+.venv-dev/.ready: pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -m venv .venv-dev
 	$(DEV)/pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0"
 	$(DEV)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"

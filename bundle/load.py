@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -21,9 +22,10 @@ from bundle.manifest import (
     Manifest,
     read_manifest,
 )
+from bundle.native import Kernels, open_native
 from bundle.neighbours import NEIGHBOURS, Neighbours
 from bundle.rows import Rows
-from bundle.session import Device, Session, may_use_gpu
+from bundle.session import Device, Session, may_use_gpu, place_of
 from bundle.stepper import Stepper
 from bundle.stored import read_stored
 from bundle.tokenizer import Tokenizer
@@ -35,6 +37,21 @@ _TIE = 1e-6  # cosines so near each other that another machine may order them ot
 TOLERANCE = 1e-3  # of a golden score, where the manifest states none for the provider
 
 Model = Vectors | Language | Translator
+Opened = Session | Kernels
+
+
+def open_graph(path: Path, *, device: Device = "cpu", threads: int = 1) -> Opened:
+    """A graph run by our own kernels where they know it and may run it, else by onnxruntime.
+
+    Raises:
+        BundleError: see :class:`bundle.session.Session`.
+    """
+    place = place_of(device)
+    if place.kernels and threads == 1 and not place.resident and not may_use_gpu(device):
+        found = open_native(path)
+        if found is not None:
+            return found
+    return Session(path, device=device, threads=threads)
 
 
 def open_bundle(
@@ -89,11 +106,11 @@ def open_bundle(
 
 def _step_graphs(
     folder: Path, manifest: Manifest, device: Device, threads: int, form: Form | None
-) -> tuple[tuple[str, ...], list[Session]]:
+) -> tuple[tuple[str, ...], list[Opened]]:
     """The graphs that a language model or a translator runs, the step graph last, and their files."""
 
-    def opened(names: tuple[str, ...], device: Device) -> tuple[tuple[str, ...], list[Session]]:
-        return names, [Session(folder / name, device=device, threads=threads) for name in names]
+    def opened(names: tuple[str, ...], device: Device) -> tuple[tuple[str, ...], list[Opened]]:
+        return names, [open_graph(folder / name, device=device, threads=threads) for name in names]
 
     plain, fast = GRAPHS[manifest.kind], FAST_GRAPHS[manifest.kind]
     if manifest.form != "both" or form == "plain":
@@ -101,11 +118,15 @@ def _step_graphs(
     if form == "fast" or not may_use_gpu(device):
         return opened(fast, device)
     names, graphs = opened(plain, device)
-    return (names, graphs) if not graphs[-1].provider.startswith("CPU") else opened(fast, "cpu")
+    return (
+        (names, graphs)
+        if not graphs[-1].provider.startswith("CPU")
+        else opened(fast, replace(place_of(device), device="cpu"))
+    )
 
 
 def _build(
-    step: Path, manifest: Manifest, tokenizer: Tokenizer, graphs: list[Session]
+    step: Path, manifest: Manifest, tokenizer: Tokenizer, graphs: list[Opened]
 ) -> Language | Translator:
     provider = graphs[-1].provider
     try:

@@ -28,11 +28,13 @@ class Place:
         device: ``auto`` takes CUDA where it works.
         memory: bytes of the GPU that the weights and tensors of one graph may take; 0 = unbounded.
         resident: whether state stays where it is computed; None = wherever that is not the CPU.
+        kernels: whether graphs that our own kernels know are run by them on a CPU (:mod:`bundle.native`).
     """
 
     device: DeviceName = "cpu"
     memory: int = 0
     resident: bool | None = None
+    kernels: bool = True
 
 
 Device = DeviceName | Place

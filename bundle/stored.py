@@ -1,11 +1,12 @@
-"""The weights of a graph, read where they lie in its file, without the runtime that would copy them.
+"""A graph as it lies in its file, border, nodes and weights, without the runtime that would copy them.
 
 An ONNX file is one protobuf message; the numbers of its fields are those of onnx.proto3
 (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3).
 """
 
 import mmap
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -16,9 +17,12 @@ from numpy.typing import NDArray
 Array = NDArray[np.generic]
 
 _GRAPH = 7  # of ModelProto
-_INITIALIZER, _INPUT, _OUTPUT = 5, 11, 12  # of GraphProto
+_NODE, _INITIALIZER, _INPUT, _OUTPUT = 1, 5, 11, 12  # of GraphProto
+_NODE_INPUT, _NODE_OUTPUT, _OPERATOR, _ATTRIBUTE = 1, 2, 4, 5  # of NodeProto
+_ATTRIBUTE_NAME, _FLOAT, _INT = 1, 2, 3  # of AttributeProto
 _DIMS, _DATA_TYPE, _NAME, _RAW_DATA, _EXTERNAL_DATA = 1, 2, 8, 9, 13  # of TensorProto
-_VALUE_NAME = 1  # of ValueInfoProto
+_VALUE_NAME, _TYPE = 1, 2  # of ValueInfoProto
+_TENSOR_TYPE, _SHAPE, _DIM, _DIM_VALUE, _DIM_PARAM = 1, 2, 1, 1, 2  # of TypeProto and what it holds
 _KEY, _VALUE = 1, 2  # of StringStringEntryProto
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _DTYPES: dict[int, type[np.generic]] = {
@@ -32,11 +36,32 @@ _DTYPES: dict[int, type[np.generic]] = {
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Names at the border of a graph, and its weights, mapped into memory and not to be written to."""
+class Node:
+    """An operator and the names that it reads and writes; an input left out has no name.
 
-    inputs: frozenset[str]
-    outputs: frozenset[str]
+    Attributes:
+        attributes: those that are one whole number or one float.
+    """
+
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What lies in the file of a graph.
+
+    Attributes:
+        inputs, outputs: the axes of each tensor at the border, by its name; an axis is a name or a size.
+        nodes: in the order of the file.
+        weights: mapped into memory and not to be written to.
+    """
+
+    inputs: dict[str, tuple[str | int, ...]]
+    outputs: dict[str, tuple[str | int, ...]]
+    nodes: tuple[Node, ...]
     weights: dict[str, Array]
 
 
@@ -50,8 +75,9 @@ def read_stored(path: str | PathLike[str]) -> Stored:
         ValueError: it is not an ONNX file, or its weights are cut short.
     """
     data = _map(Path(path))
-    inputs: set[str] = set()
-    outputs: set[str] = set()
+    inputs: dict[str, tuple[str | int, ...]] = {}
+    outputs: dict[str, tuple[str | int, ...]] = {}
+    nodes: list[Node] = []
     weights: dict[str, Array] = {}
     try:
         for start, end in _parts(data, 0, len(data), _GRAPH):
@@ -61,11 +87,14 @@ def read_stored(path: str | PathLike[str]) -> Stored:
                     name, array = _tensor(data, first, last, Path(path).parent)
                     if array is not None:
                         weights[name] = array
+                elif number == _NODE:
+                    nodes.append(_node(data, first, last))
                 elif number in (_INPUT, _OUTPUT):
-                    (inputs if number == _INPUT else outputs).add(_text(data, first, last, _VALUE_NAME))
-    except (IndexError, UnicodeDecodeError) as error:
+                    name = _text(data, first, last, _VALUE_NAME)
+                    (inputs if number == _INPUT else outputs)[name] = _axes(data, first, last)
+    except (IndexError, UnicodeDecodeError, struct.error) as error:
         raise ValueError("it is not an ONNX file") from error
-    return Stored(frozenset(inputs), frozenset(outputs), weights)
+    return Stored(inputs, outputs, tuple(nodes), weights)
 
 
 def _map(path: Path) -> memoryview:
@@ -115,6 +144,44 @@ def _parts(data: memoryview, start: int, end: int, wanted: int) -> Iterator[tupl
 
 def _text(data: memoryview, start: int, end: int, wanted: int) -> str:
     return "".join(str(data[first:last], "utf-8") for first, last in _parts(data, start, end, wanted))
+
+
+def _node(data: memoryview, start: int, end: int) -> Node:
+    names: dict[int, list[str]] = {_NODE_INPUT: [], _NODE_OUTPUT: []}
+    operator, attributes = "", {}
+    for key, _, first, last in _fields(data, start, end):
+        number = key >> 3
+        if number in names:
+            names[number].append(str(data[first:last], "utf-8"))
+        elif number == _OPERATOR:
+            operator = str(data[first:last], "utf-8")
+        elif number == _ATTRIBUTE:
+            attributes.update(_attribute(data, first, last))
+    return Node(operator, tuple(names[_NODE_INPUT]), tuple(names[_NODE_OUTPUT]), attributes)
+
+
+def _attribute(data: memoryview, start: int, end: int) -> dict[str, float]:
+    name, found = "", None
+    for key, value, first, last in _fields(data, start, end):
+        number = key >> 3
+        if number == _ATTRIBUTE_NAME:
+            name = str(data[first:last], "utf-8")
+        elif number == _FLOAT:
+            (found,) = struct.unpack("<f", data[last - 4 : last])
+        elif number == _INT:
+            found = value
+    return {} if found is None else {name: found}
+
+
+def _axes(data: memoryview, start: int, end: int) -> tuple[str | int, ...]:
+    parts = [(start, end)]
+    for wanted in (_TYPE, _TENSOR_TYPE, _SHAPE, _DIM):
+        parts = [part for first, last in parts for part in _parts(data, first, last, wanted)]
+    axes: list[str | int] = []
+    for first, last in parts:
+        fields = {key >> 3: value for key, value, _, _ in _fields(data, first, last)}
+        axes.append(fields[_DIM_VALUE] if _DIM_VALUE in fields else _text(data, first, last, _DIM_PARAM))
+    return tuple(axes)
 
 
 def _tensor(data: memoryview, start: int, end: int, folder: Path) -> tuple[str, Array | None]:

@@ -292,8 +292,8 @@ def weigh(positive: Sequence[Key], negative: Sequence[Key] = ()) -> dict[Key, fl
 
 def check_contract(stored: Stored, manifest: Manifest) -> None:
     """Raises ValueError where a graph of vectors has not the inputs and outputs that it should."""
-    lacking = ({"ids", "weights", "topn"} - stored.inputs) | (
-        {"query", "scores", "neighbours"} - stored.outputs
+    lacking = ({"ids", "weights", "topn"} - stored.inputs.keys()) | (
+        {"query", "scores", "neighbours"} - stored.outputs.keys()
     )
     if lacking:
         raise ValueError(f"the graph lacks {', '.join(sorted(lacking))}")

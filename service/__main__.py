@@ -62,7 +62,9 @@ def run(settings: Settings) -> int:
     configure(settings.log_level)
     sys.setswitchinterval(_SWITCH_SECONDS)
     identifier = load_beside()
-    place = Place(cast(DeviceName, settings.device), memory=settings.device_bytes)
+    place = Place(
+        cast(DeviceName, settings.device), memory=settings.device_bytes, kernels=settings.kernels == "auto"
+    )
     registry = open_registry(settings.models_folder, device=place, languages=settings.language_order)
     from service.app import build_app
     from service.house import build_house

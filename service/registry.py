@@ -167,7 +167,7 @@ def open_registry(folder: Path, *, device: Device, languages: Sequence[str]) -> 
         opened.append(each)
         data = {"model": each.name, "revision": each.manifest.revision, "provider": model.provider}
         logger.info("opened", extra={"data": data | {"seconds": round(each.seconds, 3)}})
-        if place_of(device).device == "auto" and model.provider == "CPUExecutionProvider" and _gpu_runtime():
+        if place_of(device).device == "auto" and model.provider.startswith("CPU") and _gpu_runtime():
             logger.warning("no GPU could be used: running on the CPU", extra={"data": data})
     return Registry(opened, languages)
 

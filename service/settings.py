@@ -55,6 +55,11 @@ class Settings:
     device_bytes: int = setting(
         0, "Most GPU memory for the weights and tensors of one graph; 0 = no bound", low=0, high=2**50
     )
+    kernels: str = setting(
+        "auto",
+        "Who runs fast int8 Transformers on a CPU with AVX-512 VNNI: `auto` = our own kernels",
+        choices=("auto", "onnxruntime"),
+    )
     threads: int = setting(
         0, "Worker threads for decoding, one graph call each; 0 = one a core", low=0, high=256
     )

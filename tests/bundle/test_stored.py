@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from bundle.manifest import Precision
 from bundle.stored import read_stored
@@ -32,8 +32,18 @@ def _write(path: Path, precision: Precision, *, external: bool = False) -> onnx.
 def test_weights_are_those_of_onnx(tmp_path: Path, precision: Precision, external: bool) -> None:
     model = _write(tmp_path / GRAPH, precision, external=external)
     stored = read_stored(tmp_path / GRAPH)
-    assert stored.inputs == {"ids", "weights", "topn", "ngrams"}
-    assert stored.outputs == {"query", "scores", "neighbours"}
+    graph = model.graph
+    for border, told in ((graph.input, stored.inputs), (graph.output, stored.outputs)):
+        assert told == {
+            value.name: tuple(axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim)
+            for value in border
+        }
+    assert [(node.operator, node.inputs, node.outputs) for node in stored.nodes] == [
+        (node.op_type, tuple(node.input), tuple(node.output)) for node in graph.node
+    ]
+    for node, want in zip(stored.nodes, graph.node, strict=True):
+        numbers = {each.name: helper.get_attribute_value(each) for each in want.attribute}
+        assert node.attributes == {name: n for name, n in numbers.items() if isinstance(n, int | float)}
     want = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     assert set(stored.weights) == set(want)
     for name, array in want.items():

@@ -78,7 +78,7 @@ def test_matrices_are_stored_once(folders: Folders) -> None:
 def test_the_fast_graphs_answer_on_a_cpu(folders: Folders) -> None:
     both = folders["both"]
     assert answer(opened(both)) == answer(opened(both, form="fast")) == answer(opened(folders["fast"]))
-    assert opened(both, device="auto").provider == "CPUExecutionProvider"
+    assert opened(both, device="auto").provider.startswith("CPU")
 
 
 def test_the_plain_graphs_are_those_of_a_plain_bundle(folders: Folders) -> None:
