@@ -117,5 +117,6 @@ def _norm(target: Any, norm: torch.nn.LayerNorm) -> None:
 
 
 def _numpy(weight: torch.Tensor) -> NDArray[np.float32]:
-    found: NDArray[np.float32] = weight.detach().float().numpy()
+    # a copy: its converter scales arrays where they lie, and these would be the model's own weights
+    found: NDArray[np.float32] = weight.detach().float().numpy().copy()
     return found

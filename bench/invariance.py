@@ -1,9 +1,10 @@
 """Does the same request give the same bytes alone and in a crowd? `python -m bench.invariance [--requests N]`
 
 Greedy, sampled and beam requests, constrained or not, over every language model and translator of the models
-folder and, with random weights, over the fast form of a Transformer; each is answered alone, and again among
-others that join a running batch at random, some of which are cancelled. Prints how many differ, in a token or
-in a bit of a log-probability; exit code 1 where any does.
+folder and, with random weights, over the fast form of a Transformer, run by our kernels where they can be and
+by onnxruntime; each is answered alone, and again among others that join a running batch at random, some of
+which are cancelled. Prints how many differ, in a token or in a bit of a log-probability; exit code 1 where
+any does.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import torch
 
 from bundle.decoding import Decoder, Finished, Request, run
 from bundle.language import Language
-from bundle.load import open_bundle
+from bundle.load import open_bundle, open_graph
 from bundle.manifest import MANIFEST
-from bundle.session import Session
+from bundle.session import Place
 from bundle.stepper import Prompt, Stepper
 from bundle.translator import Translator
 from export.lower import lower
@@ -87,15 +88,19 @@ def _answers(found: Sequence[Finished]) -> Answers:
     return [(each.ids, each.logprob) for each in sorted(found, key=lambda each: each.choice)]
 
 
-def fast(folder: Path) -> MakeDecoder:
+def fast(folder: Path, *, kernels: bool) -> MakeDecoder:
     """Decoders over the fast int8 form of a translator with random weights."""
+    folder.mkdir()
     torch.manual_seed(0)
     config = ModelConfig(
         architecture="transformer", encoder_layers=2, decoder_layers=2, hidden=128, positions="sinusoidal"
     )
     graphs = lower(build("translator", config, 2000).eval(), "int8", "fast")
     write_graphs(folder, graphs)
-    stepper = Stepper(Session(folder / "decoder.onnx"), Session(folder / "encoder.onnx"), pad=0)
+    step, encoder = (
+        open_graph(folder / f"{name}.onnx", device=Place(kernels=kernels)) for name in ("decoder", "encoder")
+    )
+    stepper = Stepper(step, encoder, pad=0)
     return lambda rows: Decoder(stepper, eos=EOS, pad=0, max_rows=rows, banned=(0, 1, 3))
 
 
@@ -109,7 +114,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     total = 0
     with tempfile.TemporaryDirectory() as place:
         subjects: dict[str, tuple[MakeDecoder, dict[str, int | bool]]] = {
-            "fast int8": (fast(Path(place)), {"vocab": 2000, "translates": True, "bos": 1, "eos": EOS})
+            f"fast int8, {name}": (
+                fast(Path(place) / name, kernels=name == "kernels"),
+                {"vocab": 2000, "translates": True, "bos": 1, "eos": EOS},
+            )
+            for name in ("kernels", "onnxruntime")
         }
         for path in sorted(options.models.glob(f"*/{MANIFEST}")):
             model = open_bundle(path.parent)

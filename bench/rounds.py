@@ -33,11 +33,14 @@ class Row:
 def interleave(sides: Mapping[str, Callable[[], float]], *, rounds: int) -> dict[str, list[float]]:
     """Values of each side, a round of all of them after the other; the order turns from round to round.
 
-    One unmeasured round warms up.
+    One unmeasured round warms up. What was there before is frozen, as the service does it: collections of
+    cycles would walk through all that torch has loaded, and count as the time of whose objects set them off.
     """
     names = list(sides)
     for name in names:
         sides[name]()
+    gc.collect()
+    gc.freeze()
     values: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         turn = number % len(names)

@@ -6,91 +6,40 @@ drive this loop.
 
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bundle.beam import Beam, Hypothesis, Reason
+from bundle.groups import Choice, Going, Group, closed_up, ended, wishes_of
 from bundle.outlook import Ban, Outlook, Wish, judged
 from bundle.request import Event, Finished, Request, Token
 from bundle.sampling import choose, philox
-from bundle.stepper import Scores, State, Stepper
+from bundle.stepper import Best, Scores, State, Stepper
+
+#: Steps that greedy rows may go on by themselves, in one call, and seconds after which none of them is begun:
+#: whoever comes meanwhile waits for no longer.
+_AHEAD, _SECONDS = 16, 0.0005
 
 __all__ = ["Decoder", "Event", "Finished", "Request", "Token", "run"]
 
 
-class _Choice:
-    """One row that goes its own way: greedy or sampled."""
+class _Run(NamedTuple):
+    """What a run of the model says of the next token of each row."""
 
-    __slots__ = ("ids", "logprob", "number")
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.ids: list[int] = []
-        self.logprob = 0.0
+    groups: list[Group]
+    wishes: list[Wish]
+    scores: Scores
+    state: State
 
 
-class _Group:
-    """The rows of one request, which stand side by side in the state."""
+class _Chosen(NamedTuple):
+    """How the groups of a run go on from its state; their rows are those of the state, or `rows` of it."""
 
-    __slots__ = ("_wish", "beam", "choices", "request", "tag")
-
-    def __init__(self, request: Request, tag: Hashable, end: int, capacity: int) -> None:
-        self.request = request
-        self.tag = tag
-        self.choices = [] if request.beam > 1 else [_Choice(number) for number in range(request.n)]
-        self.beam: Beam | None = None
-        #: what all rows ask of every step, where that does not depend on what they have come to
-        self._wish: Wish | None = None
-        if request.allow is None and request.closing is None and request.adjust is None:
-            self._wish = self._wished(())
-        if request.beam > 1:
-            self.beam = Beam(
-                request.beam,
-                request.length_penalty,
-                partial(_ends, request, capacity),  # not a method of ours: who refers to himself stays longer
-                end,
-                request.outcome,
-                request.n,
-            )
-
-    @property
-    def rows(self) -> int:
-        return len(self.choices) if self.beam is None else len(self.beam.live)
-
-    @property
-    def reserved(self) -> int:
-        return len(self.choices) if self.beam is None else self.request.beam
-
-    def wishes(self) -> list[Wish]:
-        """What each row asks of its next token."""
-        if self._wish is not None:
-            return [self._wish] * self.rows
-        if self.beam is None:
-            return [self._wished(choice.ids) for choice in self.choices]
-        return [self._wished(hypothesis.ids) for hypothesis in self.beam.standing]
-
-    def _wished(self, ids: Sequence[int]) -> Wish:
-        request = self.request
-        allow, closing, adjust = request.allow, request.closing, request.adjust
-        return Wish(
-            most=1 if request.beam == 1 else 2 * request.beam,
-            allowed=None if allow is None else allow(ids),
-            closing=None if closing is None else closing(ids),
-            adjust=None if adjust is None else partial(adjust, ids),
-            sampled=request.temperature > 0.0,
-            top=request.top_logprobs,
-        )
-
-
-class _Going(NamedTuple):
-    """How a group goes on: the rows that it goes on from, and the token that each takes; none at its end."""
-
-    group: _Group
-    before: int  # rows that it had
-    parents: list[int]
-    ids: list[int]
+    going: list[Going]
+    state: State
+    rows: NDArray[np.int64] | None
 
 
 class Decoder:
@@ -111,8 +60,8 @@ class Decoder:
         self._stepper = stepper
         self._end = pad if eos is None else eos
         self._banned = Ban(np.array(sorted({*banned, pad} - {eos}), np.int64), stepper.vocab)
-        self._waiting: deque[_Group] = deque()
-        self._groups: list[_Group] = []
+        self._waiting: deque[Group] = deque()
+        self._groups: list[Group] = []
         self._state: State | None = None
         self._next = np.empty(0, np.int64)
 
@@ -137,7 +86,7 @@ class Decoder:
             raise ValueError("the prompt has no token, or one that the vocabulary lacks")
         if capacity and len(ids) > capacity:
             raise ValueError(f"the prompt has {len(ids)} tokens and the context {capacity}")
-        self._waiting.append(_Group(request, tag, self._end, capacity))
+        self._waiting.append(Group(request, tag, self._end, capacity))
 
     def cancel(self, tag: Hashable) -> list[Finished]:
         """Drop a request, waiting or running, and free its rows at once.
@@ -167,32 +116,19 @@ class Decoder:
         running, admitted = self._groups, self._admissible()
         if not running and not admitted:
             return []
-        parts: list[tuple[list[_Group], list[Wish], Scores, State]] = []
-        if self._state is not None:
-            wishes = _wishes(running)
-            scores, state = self._stepper.advance(self._state, self._next, logits=self._judges(wishes))
-            parts.append((running, wishes, scores, state))
-        if admitted:
-            wishes = _wishes(admitted)
-            prompts = [group.request.prompt for group in admitted]
-            scores, state = self._stepper.begin(prompts, logits=self._judges(wishes))
-            parts.append((admitted, wishes, scores, state))
         events: list[Event] = []
+        ahead = self._go_ahead(running, admitted, events)
+        chosen = [ahead] if ahead else [self._chosen(*run, events) for run in self._runs(running, admitted)]
         states: list[State] = []
-        going: list[_Going] = []
-        for groups, wishes, scores, state in parts:
-            # n choices of a new prompt are one row of the prefill, and become n with the first token.
-            rows = None
-            if len(wishes) > len(state):
-                rows = np.repeat(np.arange(len(state)), [group.rows for group in groups])
-            outlook = Outlook(scores, rows, wishes, banned=self._banned, end=self._end)
-            some = _closed_up(self._choose(outlook, groups, events))
+        going: list[Going] = []
+        for each in chosen:
+            some = closed_up(each.going)
             going += some
-            parents = [row for each in some for row in each.parents]
-            origin = np.array(parents, np.int64) if rows is None else rows[parents]
+            parents = [row for one in some for row in one.parents]
+            origin = np.array(parents, np.int64) if each.rows is None else each.rows[parents]
             if parents:
-                stay = rows is None and parents == list(range(len(state)))
-                states.append(state if stay else self._stepper.select(state, origin))
+                stay = each.rows is None and parents == list(range(len(each.state)))
+                states.append(each.state if stay else self._stepper.select(each.state, origin))
         for _ in admitted:
             self._waiting.popleft()
         self._groups = [each.group for each in going]
@@ -200,8 +136,8 @@ class Decoder:
         self._next = np.array([id for each in going for id in each.ids], np.int64)
         return events
 
-    def _admissible(self) -> list[_Group]:
-        admitted: list[_Group] = []
+    def _admissible(self) -> list[Group]:
+        admitted: list[Group] = []
         used = self.active
         for group in self._waiting:
             if used and used + group.reserved > self.max_rows:
@@ -214,13 +150,93 @@ class Decoder:
         """Whether any row has to be judged by all its logits."""
         return bool(judged(wishes, self._stepper.best, self._banned.count))
 
-    def _choose(self, outlook: Outlook, groups: list[_Group], events: list[Event]) -> list[_Going]:
+    def _runs(self, running: list[Group], admitted: list[Group]) -> list["_Run"]:
+        """A step of those that run, and the prefill of those that begin."""
+        found = []
+        if self._state is not None:
+            wishes = wishes_of(running)
+            scores, state = self._stepper.advance(self._state, self._next, logits=self._judges(wishes))
+            found.append(_Run(running, wishes, scores, state))
+        if admitted:
+            wishes = wishes_of(admitted)
+            prompts = [group.request.prompt for group in admitted]
+            scores, state = self._stepper.begin(prompts, logits=self._judges(wishes))
+            found.append(_Run(admitted, wishes, scores, state))
+        return found
+
+    def _go_ahead(self, running: list[Group], admitted: list[Group], events: list[Event]) -> "_Chosen | None":
+        """Several steps in one call, where every row takes its likeliest token.
+
+        A step counts as long as all rows did go on with those tokens and none of them wishes for more than
+        the graph names. Where a stop or a guard has another word, what was computed beyond is dropped.
+        """
+        groups = running or admitted
+        if not self._stepper.goes_ahead or (running and admitted) or not all(each.greedy for each in groups):
+            return None
+        left = min(group.request.max_tokens - len(group.choices[0].ids) for group in groups)
+        wishes = wishes_of(groups)
+        if left < 2 or self._judges(wishes):
+            return None
+        state, ids = self._state, self._next
+        if state is None:
+            prompts = [group.request.prompt for group in groups]
+            if any(len(prompt.ids) > 1 for prompt in prompts):
+                return None  # a prompt is read at once
+            state = self._stepper.start(prompts)
+            ids = np.array([prompt.ids[0] for prompt in prompts], np.int64)
+        most = min(left, _AHEAD)
+        found, after = self._stepper.ahead(
+            state, ids, banned=self._banned.mask, most=most, end=self._end, seconds=_SECONDS
+        )
+        taken, logprobs = found.ids.tolist(), found.scores.tolist()
+        steady = all(group.steady for group in groups)
+        for step, ids in enumerate(taken):
+            if -np.inf in logprobs[step] or not (steady or all(wish.allowed is None for wish in wishes)):
+                named = Scores(None, Best(found.best.scores[step], found.best.ids[step]))
+                outlook = Outlook(named, None, wishes, banned=self._banned, end=self._end)
+                going = self._choose(outlook, groups, events)
+                if [id for each in going for id in each.ids] != ids:
+                    break
+            else:
+                going = self._take(groups, ids, logprobs[step], events)
+                if not all(each.ids for each in going):
+                    break
+            if step < len(taken) - 1 and not steady:
+                wishes = wishes_of(groups)
+                if self._judges(wishes):
+                    break
+        return _Chosen(going, after(step + 1), None)
+
+    def _take(
+        self, groups: list[Group], ids: list[int], logprobs: list[float], events: list[Event]
+    ) -> list[Going]:
+        """Groups of one row go on with these tokens, one a group."""
+        going = []
+        for row, (group, id, logprob) in enumerate(zip(groups, ids, logprobs, strict=True)):
+            if self._grown(group, group.choices[0], id, logprob, (), 0, events):
+                going.append(Going(group, 1, [row], [id]))
+            else:
+                group.choices = []
+                going.append(Going(group, 1, [], []))
+        return going
+
+    def _chosen(
+        self, groups: list[Group], wishes: list[Wish], scores: Scores, state: State, events: list[Event]
+    ) -> "_Chosen":
+        # n choices of a new prompt are one row of the prefill, and become n with the first token.
+        rows = None
+        if len(wishes) > len(state):
+            rows = np.repeat(np.arange(len(state)), [group.rows for group in groups])
+        outlook = Outlook(scores, rows, wishes, banned=self._banned, end=self._end)
+        return _Chosen(self._choose(outlook, groups, events), state, rows)
+
+    def _choose(self, outlook: Outlook, groups: list[Group], events: list[Event]) -> list[Going]:
         """How each group goes on."""
-        chosen: list[_Going] = []
+        chosen: list[Going] = []
         row = 0
         for group in groups:
             taken = group.rows
-            each = _Going(group, taken, [], [])
+            each = Going(group, taken, [], [])
             if group.beam is None:
                 self._extend(each, row, outlook, events)
             else:
@@ -233,10 +249,10 @@ class Decoder:
             row += taken
         return chosen
 
-    def _extend(self, into: _Going, first: int, outlook: Outlook, events: list[Event]) -> None:
+    def _extend(self, into: Going, first: int, outlook: Outlook, events: list[Event]) -> None:
         group, _, parents, ids = into
-        request, tag, capacity = group.request, group.tag, self._stepper.capacity
-        going: list[_Choice] = []
+        request, tag = group.request, group.tag
+        going: list[Choice] = []
         left = len(group.choices)
         for row, choice in enumerate(group.choices, first):
             id, logprob = outlook.best(row)
@@ -253,53 +269,40 @@ class Decoder:
                     uniform=philox(request.seed, choice.number, len(choice.ids)),
                 )
                 logprob = outlook.logprob(row, id)
-            choice.logprob += logprob
-            reason: Reason | None = "stop"
-            if id != self._end:
-                choice.ids.append(id)
-                events.append(Token(tag, choice.number, id, logprob, outlook.top(row)))
-                reason = _ends(group.request, capacity, choice.ids)
-            if reason is None:
+            left -= 1
+            if self._grown(group, choice, id, logprob, outlook.top(row), left, events):
+                left += 1
                 going.append(choice)
                 parents.append(row)
                 ids.append(id)
-            else:
-                left -= 1
-                events.append(Finished(tag, choice.number, tuple(choice.ids), choice.logprob, reason, left))
         group.choices = going
 
-
-def _ends(request: Request, capacity: int, ids: Sequence[int]) -> Reason | None:
-    """Why a choice that has come to ``ids`` goes no further, or None where it does."""
-    if request.stop is not None and request.stop(ids):
-        return "stop"
-    if len(ids) >= request.max_tokens or 0 < capacity < len(request.prompt.ids) + len(ids):
-        return "length"
-    return None
-
-
-def _closed_up(chosen: Sequence[_Going]) -> list[_Going]:
-    """Those that go on, where few of their rows move: the last takes the place of one that has ended, if it
-    has as many rows. Otherwise all that stand behind would move up, with what they remember."""
-    left = deque(chosen)
-    found = []
-    while left:
-        each = left.popleft()
-        if each.parents:
-            found.append(each)
-            continue
-        while left and not left[-1].parents:
-            left.pop()
-        if left and len(left[-1].parents) == each.before:
-            found.append(left.pop())
-    return found
+    def _grown(
+        self,
+        group: Group,
+        choice: Choice,
+        id: int,
+        logprob: float,
+        top: tuple[tuple[int, float], ...],
+        left: int,
+        events: list[Event],
+    ) -> bool:
+        """Whether a choice goes on after one more token; where it does not, `left` of its request do."""
+        choice.logprob += logprob
+        reason: Reason = "stop"
+        if id != self._end:
+            choice.ids.append(id)
+            events.append(Token(group.tag, choice.number, id, logprob, top))
+            over = ended(group.request, self._stepper.capacity, choice.ids)
+            if over is None:
+                return True
+            reason = over
+        ids = tuple(choice.ids)
+        events.append(Finished(group.tag, choice.number, ids, choice.logprob, reason, left))
+        return False
 
 
-def _wishes(groups: Sequence[_Group]) -> list[Wish]:
-    return [wish for group in groups for wish in group.wishes()]
-
-
-def _ranked(group: _Group, beam: Beam) -> list[Finished]:
+def _ranked(group: Group, beam: Beam) -> list[Finished]:
     # Without any, nothing was ever allowed.
     ranked = beam.ranked()[: group.request.n] or [Hypothesis((), 0.0, "stop")]
     return [
@@ -308,7 +311,7 @@ def _ranked(group: _Group, beam: Beam) -> list[Finished]:
     ]
 
 
-def _cancelled(group: _Group) -> list[Finished]:
+def _cancelled(group: Group) -> list[Finished]:
     if group.beam is not None:
         best = group.beam.live[0]
         return [Finished(group.tag, 0, best.ids, best.logprob, "cancelled")]

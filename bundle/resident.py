@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle.node import node
-from bundle.tensors import Array, Tensor
+from bundle.tensors import Array, Tensor, Used
 
 Run = Callable[[Mapping[str, Tensor]], "Resident"]
 
@@ -71,9 +71,11 @@ class DeviceRows:
         """See :class:`bundle.tensors.RowOps`."""
         return self._gather({"tensor": tensor, "rows": np.asarray(rows, np.int64)})
 
-    def reorder(self, tensor: Tensor, rows: NDArray[np.int64], axis: int | None, longest: int) -> Tensor:
+    def reorder(
+        self, tensors: Mapping[str, Tensor], rows: NDArray[np.int64], used: Mapping[str, Used]
+    ) -> dict[str, Tensor]:
         """Never in place: an operator that read what it has written would mix the rows up."""
-        return self.take(tensor, rows)
+        return {name: self.take(tensor, rows) for name, tensor in tensors.items()}
 
     def stack(self, tensors: Sequence[Tensor], axis: int | None) -> Tensor:
         """See :class:`bundle.tensors.RowOps`."""

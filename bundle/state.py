@@ -35,6 +35,19 @@ class Best(NamedTuple):
     ids: NDArray[np.int64]
 
 
+class Ahead(NamedTuple):
+    """What came of several steps in one call, each row going on with its likeliest token that is not banned.
+
+    Attributes:
+        best: after each step, ``[steps, rows, k]``.
+        ids, scores: of the tokens taken, ``[steps, rows]``.
+    """
+
+    best: Best
+    ids: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+
 class Bound:
     """Steps over arrays that stay where they are: the small inputs are written, the best tokens read.
 
@@ -72,6 +85,16 @@ class Bound:
     def turns(self, past: Mapping[str, Tensor]) -> bool:
         """Whether a step that reads `past` goes back, into the first."""
         return past is not self.pasts[0]
+
+    def ahead(
+        self, ids: Array, lengths: Array, *, banned: Array, most: int, end: int, seconds: float
+    ) -> Ahead:
+        """Feed one token ``[rows]`` to each row, then the one that it took, and so on: at least one step, at
+        most `most`; fewer where a row has come to its `end`, or where so much time is over."""
+        self.inputs["ids"][:, 0] = ids
+        self.inputs["lengths"][...] = lengths
+        found: Ahead = self._run.ahead(banned, most, end, seconds)  # type: ignore[attr-defined]
+        return found
 
     def __call__(self, past: Mapping[str, Tensor], ids: Array, lengths: Array) -> Mapping[str, Array]:
         """Feed one token ``[rows]`` to each row. Returns the past that was written."""
@@ -148,33 +171,38 @@ class Layout:
         lengths = state.lengths[rows]
         longest = int(lengths.max(initial=0))
         sources = state.sources if state.sources is None else state.sources[rows]
+        same = len(rows) == len(state)
+        stay = sources is None or (same and bool((sources == state.sources).all()))
+        if stay and same and state.bound is not None:
+            # as mostly: beams changed places, each within the rows of its own sentence. What they remember is
+            # reordered where it lies, and stays the dictionary that the run goes by
+            self._rows.reorder(
+                state.past, rows, {name: (self._axes.get(name), longest) for name in state.past}
+            )
+            return replace(state, lengths=lengths)
         counts = None if state.source_counts is None else state.source_counts[rows]
-        stay = sources is None or state.sources is None or np.array_equal(sources, state.sources)
         extents = self._extents(longest, counts)
         spare = state.spare
         # beams may grow beyond its room, too: copied elsewhere, they are no longer its first rows
         if spare is not None and not self._suits(spare, len(rows), extents):
             spare = None
         lie = state.past if spare is None else spare.arrays
+        placed = {name: lie[name] for name in state.past if name in self.fixed or state.bound is not None}
         past: Mapping[str, Tensor] = {
-            name: self._rows.reorder(lie[name], rows, *extents[name])
-            if name in self.fixed or state.bound is not None
-            else self._rows.take(self._cut(name, tensor, longest), rows)
+            name: self._rows.take(self._cut(name, tensor, longest), rows)
             for name, tensor in state.past.items()
-        }
-        if state.bound is not None and len(rows) == len(state):
-            past = state.past  # reordered where it lies, and still the dictionary that the run goes by
+            if name not in placed
+        } | self._rows.reorder(placed, rows, extents)
         if stay:
-            memory = state.memory  # beams changed places, each within the rows of its own sentence
+            memory = state.memory
         elif spare is not None:
-            memory = {name: self._rows.reorder(lie[name], rows, *extents[name]) for name in state.memory}
+            memory = self._rows.reorder({name: lie[name] for name in state.memory}, rows, extents)
         else:
             memory = {
                 name: self._rows.take(self._cut(name, tensor, extents[name].used), rows)
                 for name, tensor in state.memory.items()
             }
-        bound = state.bound if stay and len(rows) == len(state) else None
-        return State(lengths, past, memory, counts, sources, bound, spare)
+        return State(lengths, past, memory, counts, sources, None, spare)
 
     def join(self, states: Sequence[State]) -> State:
         """One state of all the rows, in order; the shorter are padded on the right.

@@ -6,14 +6,16 @@ the graph declares, and keeps for every row what the next step needs.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.state import Best, Bound, Layout, State, TensorSpec, room
-from bundle.tensors import HOST, Array, RowOps, Tensor
+from bundle.graphs import AheadGraph, Graph, InPlaceGraph, ResidentGraph
+from bundle.state import Ahead, Best, Bound, Layout, State, TensorSpec, room
+from bundle.tensors import HOST, Array, Tensor
 
 __all__ = ["Array", "Best", "Graph", "Prompt", "Scores", "State", "Stepper", "TensorSpec"]
 
@@ -22,43 +24,6 @@ __all__ = ["Array", "Best", "Graph", "Prompt", "Scores", "State", "Stepper", "Te
 _GROUP = 4
 #: A single row is multiplied by another kernel than several, so prompts are never run one column wide.
 _COLUMNS = 2
-
-
-class Graph(Protocol):
-    """Anything that computes named outputs from named inputs."""
-
-    @property
-    def inputs(self) -> Mapping[str, TensorSpec]:
-        """What may be fed: every name must be."""
-
-    @property
-    def outputs(self) -> Mapping[str, TensorSpec]:
-        """What may be fetched."""
-
-    def run(self, feeds: Mapping[str, Array], fetches: Sequence[str]) -> list[Array]:
-        """Compute ``fetches``, in that order. The arrays returned belong to the caller."""
-
-
-@runtime_checkable
-class InPlaceGraph(Graph, Protocol):
-    """A graph that can be told once where its tensors lie."""
-
-    def bind(self, feeds: Mapping[str, Array], fetches: Mapping[str, Array]) -> Callable[[], None] | None:
-        """A run over these very arrays, to be called again and again; None where there is no such thing."""
-
-
-@runtime_checkable
-class ResidentGraph(Graph, Protocol):
-    """A graph that can keep what it computes where it computes."""
-
-    @property
-    def rows(self) -> RowOps | None:
-        """How rows are arranged there; None where all that is computed comes back to the host."""
-
-    def keep(
-        self, feeds: Mapping[str, Tensor], fetches: Sequence[str], kept: Sequence[str]
-    ) -> tuple[list[Array], list[Tensor]]:
-        """Compute ``fetches``, which come to the host, and ``kept``, which do not and may be fed again."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +67,9 @@ class Stepper:
         self._past = [spec for name, spec in graph.inputs.items() if name.startswith("past.")]
         self._memory = [spec for name, spec in graph.inputs.items() if name.startswith("memory.")]
         self._check()
+        self._in_place = graph if isinstance(graph, InPlaceGraph) else None
         self._resident = _resident(graph)
+        self._resident_encoder = None if encoder is None or self._resident is None else _resident(encoder)
         rows = None if self._resident is None else self._resident.rows
         self._layout = Layout(self._past, self._memory, group=_GROUP, rows=rows or HOST)
         # Only a recurrent state is changed by padding, and only where the graph is not told of it.
@@ -114,6 +81,8 @@ class Stepper:
         self.vocab = vocab if isinstance(vocab, int) else 0
         width = graph.outputs["best.ids"].axes[-1] if "best.ids" in graph.outputs else 0
         self.best = width if isinstance(width, int) else 0
+        able = self.best > 0 and self._layout.steady and self._resident is None
+        self._ahead = graph if able and isinstance(graph, AheadGraph) else None
         self._numbers = count()
 
     def _check(self) -> None:
@@ -173,6 +142,53 @@ class Stepper:
         if self.best and not logits and self._layout.steady and self._resident is None:
             return self._step_in_place(state, ids)
         return self._run(state, ids[:, None], np.ones(len(ids), np.int32), logits=logits)
+
+    @property
+    def goes_ahead(self) -> bool:
+        """Whether the graph can take several steps in one call (:meth:`ahead`)."""
+        return self._ahead is not None
+
+    def start(self, prompts: Sequence[Prompt]) -> State:
+        """Rows that have read nothing but their sources: what :meth:`begin` begins from."""
+        return self._start(prompts)
+
+    def ahead(
+        self,
+        state: State,
+        ids: NDArray[np.int64],
+        *,
+        banned: NDArray[np.bool_],
+        most: int,
+        end: int,
+        seconds: float,
+    ) -> tuple[Ahead, Callable[[int], State]]:
+        """Several steps in one call, where the graph can: each row goes on with its likeliest token.
+
+        Args:
+            banned: ``[vocab]``, the tokens that are never taken: fewer than the graph names.
+            most: steps, for which there must be room in the context.
+            end: the id that ends a row, and the steps.
+            seconds: after which no step is begun.
+
+        Returns:
+            What came of the steps, and the state after so many of them.
+        """
+        assert self._ahead is not None
+        if self._layout.fixed:
+            state = self._layout.enlarge(state, int(state.lengths.max()) + most, self.capacity)
+            bound = self._bound(state)
+            assert bound is not None
+            state = replace(state, past=bound.pasts[0], bound=bound)
+            found = bound.ahead(ids, state.lengths, banned=banned, most=most, end=end, seconds=seconds)
+            return found, partial(_later, state)
+        past = {name: np.asarray(tensor) for name, tensor in state.past.items()}
+        found, states = self._ahead.ahead(ids, past, banned=banned, most=most, end=end, seconds=seconds)
+
+        def after(steps: int) -> State:
+            there = {name: each[steps - 1] for name, each in states.items()}
+            return replace(_later(state, steps), past=there, bound=None)
+
+        return found, after
 
     def score(self, prompts: Sequence[Prompt]) -> list[NDArray[np.float32]]:
         """Teacher-forced logits ``[len(ids), vocab]`` of each prompt: after every one of its tokens."""
@@ -244,7 +260,7 @@ class Stepper:
                 feeds["counts"] = counts
             names = list(self._encoder.outputs)
             # what a graph on the host would only have to fetch again is not left behind
-            resident = None if self._resident is None else _resident(self._encoder)
+            resident = self._resident_encoder
             found: Sequence[Tensor] = (
                 self._encoder.run(feeds, names) if resident is None else resident.keep(feeds, [], names)[1]
             )
@@ -370,11 +386,16 @@ class Stepper:
         memory: Mapping[str, Array],
     ) -> Callable[[], None] | None:
         """A step from the past `read` to the one `written`; None where the graph cannot be told arrays."""
-        if not isinstance(self._graph, InPlaceGraph):
+        if self._in_place is None:
             return None
         named: dict[str, Array] = {"best.scores": best.scores[:, None], "best.ids": best.ids[:, None]}
         present = {self._present[name]: array for name, array in written.items()}
-        return self._graph.bind({**small, **read, **memory}, {**named, **present})
+        return self._in_place.bind({**small, **read, **memory}, {**named, **present})
+
+
+def _later(state: State, steps: int) -> State:
+    """A state whose past is written already."""
+    return replace(state, lengths=state.lengths + np.int32(steps))
 
 
 def _resident(graph: Graph) -> ResidentGraph | None:

@@ -1,12 +1,16 @@
 """What a state is made of, and how rows of it are cut, chosen and put together, on the host or elsewhere."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+
+Used = tuple[int | None, int]
+"""What of a tensor is read: the first so many entries of an axis, counted with that of the rows; None = all
+there is."""
 
 
 class Tensor(Protocol):
@@ -30,9 +34,10 @@ class RowOps(Protocol):
     def take(self, tensor: Tensor, rows: NDArray[np.int64]) -> Tensor:
         """Rows in that order."""
 
-    def reorder(self, tensor: Tensor, rows: NDArray[np.int64], axis: int | None, longest: int) -> Tensor:
-        """:meth:`take`, in place where that is possible; the first `longest` entries of an axis count
-        (None = all there is)."""
+    def reorder(
+        self, tensors: Mapping[str, Tensor], rows: NDArray[np.int64], used: Mapping[str, Used]
+    ) -> dict[str, Tensor]:
+        """:meth:`take` for each, in place where that is possible; what is `used` of each tensor counts."""
 
     def stack(self, tensors: Sequence[Tensor], axis: int | None) -> Tensor:
         """All rows of several tensors; along `axis` the shorter ones are padded with zeros on the right."""
@@ -50,17 +55,28 @@ class HostRows:
         taken: Array = np.asarray(tensor)[rows]
         return taken
 
-    def reorder(self, tensor: Tensor, rows: NDArray[np.int64], axis: int | None, longest: int) -> Array:
+    def reorder(
+        self, tensors: Mapping[str, Tensor], rows: NDArray[np.int64], used: Mapping[str, Used]
+    ) -> dict[str, Tensor]:
         """Only rows that move are copied, and in place where there is room: reordering the beams of a large
         batch would otherwise copy everything that it remembers, at every step. Fewer rows are a view."""
-        array = np.asarray(tensor)
-        if len(rows) > len(array):
-            return self.take(array, rows)
-        moved = np.flatnonzero(rows != np.arange(len(rows)))
-        if len(moved):
-            used = () if axis is None else (slice(None),) * (axis - 1) + (slice(longest),)
-            array[(moved, *used)] = array[(rows[moved], *used)]
-        return array[: len(rows)]
+        order = rows.tolist()
+        moved = [place for place, row in enumerate(order) if row != place]
+        # rows moved one after the other could overwrite what is still to be copied; one alone is cheaper
+        to: Any = moved[0] if len(moved) == 1 else np.array(moved, np.intp)
+        origin: Any = order[moved[0]] if len(moved) == 1 else rows[to]
+        found: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            array = np.asarray(tensor)
+            if len(order) > len(array):
+                found[name] = array[rows]
+                continue
+            if moved:
+                axis, longest = used[name]
+                part = () if axis is None else (slice(None),) * (axis - 1) + (slice(longest),)
+                array[(to, *part)] = array[(origin, *part)]
+            found[name] = array[: len(order)]
+        return found
 
     def stack(self, tensors: Sequence[Tensor], axis: int | None) -> Array:
         """A copy."""

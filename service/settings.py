@@ -57,7 +57,7 @@ class Settings:
     )
     kernels: str = setting(
         "auto",
-        "Who runs fast int8 Transformers on a CPU with AVX-512 VNNI: `auto` = our own kernels",
+        "Who runs fast int8 graphs on a CPU with AVX-512 VNNI: `auto` = our own kernels",
         choices=("auto", "onnxruntime"),
     )
     threads: int = setting(

@@ -7,17 +7,13 @@ from os import PathLike
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bundle.native.library import FOREIGN_ID, MORE_POSITIONS, Decoding, Encoding, kernels
-from bundle.native.network import Reader, Unlike, address, read_decoder, read_encoder, set_positions
-from bundle.state import TensorSpec
+from bundle.native.arrays import FLOAT32, INT32, INT64, Array, Steps, address, read, specs, written
+from bundle.native.library import FOREIGN_ID, MORE_POSITIONS, PROVIDER, Decoding, Encoding, kernels
+from bundle.native.network import Reader, Unlike, read_decoder, read_encoder, set_positions
+from bundle.native.recurrent import RecurrentKernels
+from bundle.state import Ahead
 from bundle.stored import Stored, read_stored
-
-Array = NDArray[Any]
-
-PROVIDER: Final = "CPUKernels"
-"""What stands where others name an execution provider of onnxruntime."""
 
 _POSITIONS: Final = 256
 """That a table of sines and cosines begins with."""
@@ -33,6 +29,8 @@ def open_native(path: str | PathLike[str]) -> "Kernels | None":
         return None
     try:
         stored = read_stored(path)
+        if "past.0.cell" in stored.inputs:
+            return RecurrentKernels(stored, library)
         if "best.ids" in stored.outputs:
             return StepKernels(stored, library)
         if "memory.0.key" in stored.outputs:
@@ -55,8 +53,8 @@ class _Opened:
         self._library = library
         self._scratch = threading.local()
         self._growing = threading.Lock()
-        self.inputs = _specs(stored.inputs)
-        self.outputs = _specs(stored.outputs)
+        self.inputs = specs(stored.inputs)
+        self.outputs = specs(stored.outputs)
         if self._frequencies is not None:
             self._place(_POSITIONS)
 
@@ -115,10 +113,15 @@ class StepKernels(_Opened):
         Raises:
             ValueError: an id is no token, a row does not fit its past, or arrays do not fit each other.
         """
-        feeds = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        feeds = {
+            name: array if array.flags.c_contiguous else np.ascontiguousarray(array)
+            for name, array in feeds.items()
+        }
         made: dict[str, Array] = {}
         for before, after in zip(self._past, self._present, strict=True):
             for past, present in zip(before, after, strict=True):
+                if not feeds[past].flags.writeable:
+                    feeds[past] = feeds[past].copy()
                 made[present] = feeds[past]
         picks, (rows, time) = feeds["picks"].shape, feeds["ids"].shape
         for name in fetches:
@@ -144,30 +147,68 @@ class StepKernels(_Opened):
                     return None
         return self._stepping(feeds, fetches)
 
-    def _stepping(self, feeds: Mapping[str, Array], fetches: Mapping[str, Array]) -> Callable[[], None]:
+    def ahead(
+        self, ids: Array, past: Mapping[str, Array], *, banned: Array, most: int, end: int, seconds: float
+    ) -> tuple[Ahead, dict[str, Array]]:
+        """It is what is bound that goes ahead here: the past is written in place (:class:`_Stepping`)."""
+        raise NotImplementedError
+
+    def _stepping(self, feeds: Mapping[str, Array], fetches: Mapping[str, Array]) -> "_Stepping":
         net, ids, past = self._net, feeds["ids"], feeds["past.0.key"]
         (rows, time), capacity, picked = ids.shape, past.shape[2], feeds["picks"].shape[1]
         run = Decoding(rows=rows, time=time, picked=picked, capacity=capacity, best=self._best)
-        run.ids = _checked(ids, np.int64, rows, time)
-        run.counts = _checked(feeds["counts"], np.int32, rows)
-        run.lengths = _checked(feeds["lengths"], np.int32, rows)
-        run.picks = _checked(feeds["picks"], np.int64, rows, picked)
+        run.ids = read(ids, INT64, rows, time)
+        run.counts = read(feeds["counts"], INT32, rows)
+        run.lengths = read(feeds["lengths"], INT32, rows)
+        run.picks = read(feeds["picks"], INT64, rows, picked)
         heads, size = net.heads, net.hidden // net.heads
         shape = (rows, heads, capacity, size)
-        run.keys, run.values = _both(feeds, self._past, shape, shape)
+        run.keys, run.values = _both(written, feeds, self._past, shape, shape)
         if self._memory:
             source = run.source = feeds["memory.0.key"].shape[-1]
-            run.source_counts = _checked(feeds["source_counts"], np.int32, rows)
+            run.source_counts = read(feeds["source_counts"], INT32, rows)
             shapes = (rows, heads, size, source), (rows, heads, source, size)
-            run.memory_keys, run.memory_values = _both(feeds, self._memory, *shapes)
+            run.memory_keys, run.memory_values = _both(read, feeds, self._memory, *shapes)
         if "logits" in fetches:
-            run.logits = _checked(fetches["logits"], np.float32, rows, picked, net.vocab)
+            run.logits = written(fetches["logits"], FLOAT32, rows, picked, net.vocab)
         if "best.ids" in fetches:
-            run.best_scores = _checked(fetches["best.scores"], np.float32, rows, picked, self._best)
-            run.best_ids = _checked(fetches["best.ids"], np.int64, rows, picked, self._best)
+            run.best_scores = written(fetches["best.scores"], FLOAT32, rows, picked, self._best)
+            run.best_ids = written(fetches["best.ids"], INT64, rows, picked, self._best)
         if "attention" in fetches:
-            run.attention = _checked(fetches["attention"], np.float32, rows, time, run.source)
-        return self._runner(self._library.voisin_decode, run, time, max(capacity, run.source))
+            run.attention = written(fetches["attention"], FLOAT32, rows, time, run.source)
+        longest = max(capacity, run.source)
+        once = self._runner(self._library.voisin_decode, run, time, longest)
+        net, there, ahead, room = (
+            ctypes.byref(self._net),
+            ctypes.byref(run),
+            self._library.voisin_ahead,
+            self._room,
+        )
+        return _Stepping(
+            once, lambda *rest: ahead(net, there, room(time, longest), *rest), (rows, self._best)
+        )
+
+
+class _Stepping:
+    """Steps over arrays that the kernels were told once."""
+
+    def __init__(self, once: Callable[[], None], several: Callable[..., int], shape: tuple[int, int]) -> None:
+        self._several = several
+        self._shape = shape
+        self._once = once
+
+    def __call__(self) -> None:
+        """One step."""
+        self._once()
+
+    def ahead(self, banned: Array, most: int, end: int, seconds: float) -> Ahead:
+        """Several steps in one call; see ``Bound.ahead``."""
+        steps = Steps(most, *self._shape, banned, end, seconds)
+        if self._several(ctypes.byref(steps.going)):
+            # at the first step: it is said, or room is made, by one step alone
+            self._once()
+            return self.ahead(banned, most, end, seconds)
+        return steps.done
 
 
 class EncoderKernels(_Opened):
@@ -191,23 +232,17 @@ class EncoderKernels(_Opened):
         for key, value in self._memory:  # zeros: nought times NaN is not nought
             made[key], made[value] = np.zeros(keys, np.float32), np.zeros(values, np.float32)
         run = Encoding(rows=rows, source=source)
-        run.ids, run.counts = _checked(ids, np.int64, rows, source), _checked(counts, np.int32, rows)
-        run.keys, run.values = _both(made, self._memory, keys, values)
+        run.ids, run.counts = read(ids, INT64, rows, source), read(counts, INT32, rows)
+        run.keys, run.values = _both(written, made, self._memory, keys, values)
         self._runner(self._library.voisin_encode, run, source, source)()
         return [made[name] for name in fetches]
 
 
-Kernels = StepKernels | EncoderKernels
-
-
-def _checked(array: Array, dtype: type[np.generic], *shape: int) -> int:
-    """Where an array lies that is what the kernels will take it for: they do not look."""
-    if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
-        raise ValueError(f"an array {array.dtype} {array.shape} where {np.dtype(dtype)} {shape} is needed")
-    return address(array)
+Kernels = StepKernels | EncoderKernels | RecurrentKernels
 
 
 def _both(
+    where: Callable[..., int],
     arrays: Mapping[str, Array],
     names: Sequence[tuple[str, str]],
     keys: tuple[int, ...],
@@ -216,16 +251,6 @@ def _both(
     """The addresses of keys and of values of such shapes."""
     kind = ctypes.c_void_p * len(names)
     return (
-        kind(*(_checked(arrays[name], np.float32, *keys) for name, _ in names)),
-        kind(*(_checked(arrays[name], np.float32, *values) for _, name in names)),
+        kind(*(where(arrays[name], FLOAT32, *keys) for name, _ in names)),
+        kind(*(where(arrays[name], FLOAT32, *values) for _, name in names)),
     )
-
-
-_WHOLE = {
-    **dict.fromkeys(("ids", "picks", "best.ids"), "int64"),
-    **dict.fromkeys(("counts", "lengths", "source_counts"), "int32"),
-}
-
-
-def _specs(axes: Mapping[str, tuple[str | int, ...]]) -> dict[str, TensorSpec]:
-    return {name: TensorSpec(name, _WHOLE.get(name, "float32"), places) for name, places in axes.items()}

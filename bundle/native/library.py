@@ -10,6 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+PROVIDER: Final = "CPUKernels"
+"""What stands where others name an execution provider of onnxruntime."""
+
 MODULE: Final = "bundle.native._kernels"
 #: Instructions that the kernels are made of, as Linux calls them.
 NEEDED: Final = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "fma"})
@@ -92,6 +95,45 @@ Encoding = _layout(
     source=_INT,
 )
 
+Recurrent = _layout(
+    "Recurrent",
+    table=_POINTER,
+    table_scales=_POINTER,
+    layers=ctypes.POINTER(Product),
+    output=Product,
+    inverse=_FLOAT,
+    depth=_INT,
+    hidden=_INT,
+    vocab=_INT,
+)
+Reading = _layout(
+    "Reading",
+    ids=_POINTER,
+    counts=_POINTER,
+    picks=_POINTER,
+    states=ctypes.POINTER(_POINTER),
+    logits=_POINTER,
+    best_scores=_POINTER,
+    best_ids=_POINTER,
+    rows=_INT,
+    time=_INT,
+    picked=_INT,
+    best=_INT,
+)
+
+Going = _layout(
+    "Going",
+    banned=_POINTER,
+    best_scores=_POINTER,
+    best_ids=_POINTER,
+    scores=_POINTER,
+    ids=_POINTER,
+    end=ctypes.c_int64,
+    microseconds=ctypes.c_int64,
+    most=_INT,
+    done=_INT,
+)
+
 NONE, FOREIGN_ID, TOO_LONG, MORE_POSITIONS = range(4)
 """What a run answers (enum Fault)."""
 
@@ -103,22 +145,20 @@ def kernels() -> ctypes.CDLL | None:
     if spec is None or spec.origin is None or not _flags() >= NEEDED:
         return None
     library = ctypes.CDLL(spec.origin)
-    library.voisin_pack.argtypes = [
-        _POINTER,
-        ctypes.c_int64,
-        ctypes.c_int64,
-        _INT,
-        _INT,
-        _INT,
-        _POINTER,
-        _POINTER,
-    ]
-    library.voisin_pack.restype = None
-    library.voisin_scratch.argtypes = [_POINTER, ctypes.c_int64, ctypes.c_int64]
-    library.voisin_scratch.restype = ctypes.c_int64
-    for name in ("voisin_decode", "voisin_encode"):
-        getattr(library, name).argtypes = [_POINTER, _POINTER, _POINTER]
-        getattr(library, name).restype = _INT
+    long = ctypes.c_int64
+    ahead = [_POINTER, _POINTER, _POINTER, _POINTER]
+    for name, result, arguments in (
+        ("voisin_pack", None, [_POINTER, long, long, _INT, _INT, _INT, _POINTER, _POINTER]),
+        ("voisin_scratch", long, [_POINTER, long, long]),
+        ("voisin_recurrent_scratch", long, [_POINTER]),
+        ("voisin_decode", _INT, [_POINTER, _POINTER, _POINTER]),
+        ("voisin_encode", _INT, [_POINTER, _POINTER, _POINTER]),
+        ("voisin_read", _INT, [_POINTER, _POINTER, _POINTER]),
+        ("voisin_ahead", _INT, ahead),
+        ("voisin_read_ahead", _INT, ahead),
+    ):
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
     return library
 
 

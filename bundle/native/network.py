@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bundle.native.arrays import address, aligned
 from bundle.native.library import Block, Network, Norm, Product
 from bundle.stored import Node, Stored
 
@@ -19,7 +20,7 @@ PANEL, LANES = 64, 16
 _SIZES = {16, 32, 48, 64, 96, 128}
 """Of a head."""
 
-_SIGNED: Final = 128
+SIGNED: Final = 128
 """What stands for nought in uint8 where numbers have a sign."""
 
 _START = "Cast Unsqueeze Shape Squeeze Range Add Add Sub ReduceMax Shape Add Cast"
@@ -33,7 +34,7 @@ _HEADS = "Reshape Transpose MatMul Add Softmax MatMul Transpose Reshape"
 _SPLIT = "Split Reshape Reshape Reshape Mul"
 _HEADS_OF_TEXT = "Transpose Transpose MatMul Add Softmax Transpose MatMul Transpose Reshape"
 _REMEMBER = "MatMulIntegerToFloat Split Reshape Reshape Mul Transpose Transpose"
-_BEST = (
+BEST = (
     "TopK",
     "Reshape ReduceMax TopK TopK GatherElements Unsqueeze GatherND Reshape TopK"
     " Div GatherElements Mul Mod Add",
@@ -104,7 +105,7 @@ class Reader:
     def norm(self, node: Node, rounding: Node, hidden: int) -> Any:
         """A layer norm and the rounding behind it."""
         unit = self.number(rounding.inputs[1])
-        if self.number(rounding.inputs[2], np.uint8) != _SIGNED or not 0 < unit < math.inf:
+        if self.number(rounding.inputs[2], np.uint8) != SIGNED or not 0 < unit < math.inf:
             raise Unlike("a norm is not rounded around 128")
         epsilon = node.attributes.get("epsilon", 1e-5)
         if self.epsilon not in (None, epsilon):
@@ -122,7 +123,7 @@ class Reader:
         """
         name, unit, scale, zero, *rest = node.inputs[1:]
         value = self.number(unit)
-        nought = 0 if steps == 255 else _SIGNED
+        nought = 0 if steps == 255 else SIGNED
         if self.number(zero, np.uint8) != nought or (
             steps and not math.isclose(value, 1 / steps, rel_tol=1e-6)
         ):
@@ -186,12 +187,12 @@ def read_decoder(reader: Reader) -> Any:
     if tied:
         unit, scale = reader.number(product.inputs[2]), product.inputs[3]
         net.output = reader.matrix(
-            turned.inputs[0], scale, unit, net.hidden, net.vocab, "", _SIGNED, tied=True
+            turned.inputs[0], scale, unit, net.hidden, net.vocab, "", SIGNED, tied=True
         )
     else:
         net.output = reader.product(product, net.hidden, net.vocab)
     reader.take("LogSoftmax")
-    reader.take(_BEST[0] if reader.comes("TopK") else _BEST[1])
+    reader.take(BEST[0] if reader.comes("TopK") else BEST[1])
     _finish(reader, net)
     return net
 
@@ -323,15 +324,3 @@ def _block_of_encoder(reader: Reader, net: Any) -> Any:
     block.self_output = _own(reader, hidden, hidden, 127)
     _feed(reader, net, block)
     return block
-
-
-def address(array: NDArray[Any]) -> int:
-    """Where an array begins."""
-    return int(array.__array_interface__["data"][0])
-
-
-def aligned(size: int) -> NDArray[np.int8]:
-    """Bytes that begin at a whole line of the caches."""
-    room = np.empty(size + 64, np.int8)
-    start = -address(room) % 64
-    return room[start : start + size]

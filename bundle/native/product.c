@@ -1,6 +1,7 @@
 /* Rows of uint8 times matrices of int8: exact sums in int32, by AVX-512 VNNI (vpdpbusd). */
 #include "kernels.h"
 
+#define AHEAD 2048 /* bytes of the matrix that are on their way from the third cache: it is what one row waits for */
 #define MOST 6 /* rows at once: their sums, four registers each, and a row of the panel fill the register file */
 
 static inline int32_t panels(int32_t out)
@@ -106,6 +107,9 @@ INLINE void tile_of_one(const Product *product, int32_t panel, const uint8_t *x,
     }
     for (int32_t place = 0; place < product->in; place += 8, packed += 8 * PANEL) {
         __m512i four = spread(x + place), next = spread(x + place + 4);
+#pragma GCC unroll 8
+        for (int32_t line = 0; line < 8; line++)
+            _mm_prefetch((const char *)packed + AHEAD + line * 64, _MM_HINT_T0);
 #pragma GCC unroll 4
         for (int32_t quarter = 0; quarter < 4; quarter++) {
             even[quarter] = _mm512_dpbusd_epi32(even[quarter], four, _mm512_loadu_si512(packed + quarter * 64));

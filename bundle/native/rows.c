@@ -42,6 +42,12 @@ static void round_by(int32_t size, const float *x, float inverse, int32_t zero, 
         _mm_storeu_si128((__m128i *)(rounded + at), bytes(_mm512_mul_ps(_mm512_loadu_ps(x + at), times), zero));
 }
 
+/* A row whose largest number is known beforehand, rounded around MIDDLE. */
+void round_known(int32_t size, const float *x, float inverse, uint8_t *rounded)
+{
+    round_by(size, x, inverse, MIDDLE, rounded);
+}
+
 /* A row divided by its own largest number, which is returned, in 127 steps either way around MIDDLE. */
 float round_signed(int32_t size, const float *x, uint8_t *rounded)
 {
@@ -83,12 +89,14 @@ void gelu(int32_t size, float *x)
 }
 
 /* The `best` highest log-probabilities, highest first, and their ids; of equal ones the smaller id first.
- * `highest` is the highest logit. Where logits are no numbers there are fewer, and the rest is minus infinity.
+ * `peaks` are the highest logits of each lane. Where logits are no numbers there are fewer, and the rest is minus
+ * infinity.
  */
-void best_of(int32_t count, const float *logits, float highest, int32_t best, float *scores, int64_t *ids)
+void best_of(int32_t count, const float *logits, __m512 peaks, int32_t best, float *scores, int64_t *ids)
 {
     int32_t held = 0;
-    float least = -INFINITY;
+    /* sixteen numbers are at least as high as the lowest peak */
+    float highest = _mm512_reduce_max_ps(peaks), least = best <= LANES ? _mm512_reduce_min_ps(peaks) : -INFINITY;
     __m512 most = _mm512_set1_ps(highest), sum = _mm512_setzero_ps();
     for (int32_t at = 0; at < count; at += LANES) {
         __mmask16 mask = first_lanes(count - at);

@@ -17,7 +17,9 @@ typedef struct {
     float *largest;   /* [tokens] */
     float *peaks;     /* [tokens][LANES] */
     float *scores;    /* [longest] of one head */
-    float *logits;    /* [BUNCH][vocab] */
+    uint8_t *picked;  /* [HEAD][hidden] */
+    float *logits;    /* [HEAD][vocab] */
+    float *high;      /* [HEAD][LANES] */
     int32_t *row, *at; /* [tokens]: of which row, and at which place of it */
 } Scratch;
 
@@ -26,13 +28,6 @@ static int64_t widest(const Network *net)
     int64_t memory = net->memory_depth ? 2 * net->hidden : 0;
     int64_t wide = 3 * net->hidden > net->inner ? 3 * net->hidden : net->inner;
     return wide > memory ? wide : memory;
-}
-
-static void *take(char **from, int64_t bytes)
-{
-    void *found = *from;
-    *from += whole(bytes, 64);
-    return found;
 }
 
 static int64_t lay(const Network *net, int64_t tokens, int64_t longest, char *from, Scratch *into)
@@ -45,7 +40,9 @@ static int64_t lay(const Network *net, int64_t tokens, int64_t longest, char *fr
     into->largest = take(&from, tokens * sizeof(float));
     into->peaks = take(&from, tokens * LANES * sizeof(float));
     into->scores = take(&from, whole(longest, LANES) * sizeof(float));
-    into->logits = take(&from, net->output.out ? (int64_t)BUNCH * net->vocab * sizeof(float) : 0);
+    into->picked = take(&from, (int64_t)HEAD * net->hidden);
+    into->logits = take(&from, net->output.out ? (int64_t)HEAD * net->vocab * sizeof(float) : 0);
+    into->high = take(&from, HEAD * LANES * sizeof(float));
     into->row = take(&from, tokens * sizeof(int32_t));
     into->at = take(&from, tokens * sizeof(int32_t));
     return from - start;
@@ -166,37 +163,19 @@ static void look_at_source(const Network *net, const Decoding *run, int32_t inde
     add_mixed(net, &block->cross_output, tokens, s);
 }
 
-/* Logits and the best tokens at the picked places of rows first to end, whose tokens stand in x. */
-static void head(const Network *net, const Decoding *run, int32_t first, int32_t end, const Scratch *s)
+/* The picked tokens of rows first to end, which stand in x, are handed to the head. */
+static void pick(const Network *net, const Decoding *run, int32_t first, int32_t end, const Scratch *s, Head *head)
 {
-    const int32_t hidden = net->hidden;
-    int64_t places[BUNCH];
-    int32_t found = 0, start = 0;
+    int64_t start = 0;
     for (int32_t row = first; row < end; start += run->counts[row++])
         for (int32_t pick = 0; pick < run->picked; pick++) {
-            int64_t place = (int64_t)row * run->picked + pick;
+            int64_t place = (int64_t)row * run->picked + pick, at = run->picks[place];
             /* what is picked beyond the tokens of a row stays as it is: nobody reads it */
-            if ((uint64_t)run->picks[place] < (uint64_t)run->counts[row]) {
-                norm_round(&net->last, net->epsilon, hidden, s->x + (start + run->picks[place]) * hidden,
-                           s->rounded + (int64_t)found * hidden);
-                for (int32_t lane = 0; lane < LANES; lane++)
-                    s->peaks[found * LANES + lane] = -__builtin_inff();
-                places[found++] = place;
-            }
-            int last = row == end - 1 && pick == run->picked - 1;
-            if (found < BUNCH && !(last && found))
-                continue;
-            multiply(&net->output, found, s->rounded, 0, SET, s->logits, s->peaks);
-            for (int32_t i = 0; i < found; i++) {
-                const float *logits = s->logits + (int64_t)i * net->vocab;
-                if (run->logits)
-                    memcpy(run->logits + places[i] * net->vocab, logits, net->vocab * sizeof(float));
-                if (run->best_scores)
-                    best_of(net->vocab, logits, _mm512_reduce_max_ps(_mm512_loadu_ps(s->peaks + i * LANES)),
-                            run->best, run->best_scores + places[i] * run->best, run->best_ids + places[i] * run->best);
-            }
-            found = 0;
+            if ((uint64_t)at < (uint64_t)run->counts[row])
+                norm_round(&net->last, net->epsilon, net->hidden, s->x + (start + at) * net->hidden,
+                           next_in_head(head, place));
         }
+    flush_head(head);
 }
 
 /* The first row that a bunch from `first` on has no room for. */
@@ -237,6 +216,8 @@ int32_t voisin_decode(const Network *net, const Decoding *run, void *scratch)
         return fault;
     int32_t longest = run->capacity > run->source ? run->capacity : run->source;
     Scratch s = laid(net, run->time, longest, scratch);
+    Head head = {.output = &net->output, .to_logits = run->logits, .to_scores = run->best_scores,
+                 .to_ids = run->best_ids, .best = run->best, .rounded = s.picked, .logits = s.logits, .peaks = s.high};
     for (int32_t first = 0, end; first < run->rows; first = end) {
         int32_t tokens = 0;
         end = bunched(run->counts, first, run->rows);
@@ -252,8 +233,27 @@ int32_t voisin_decode(const Network *net, const Decoding *run, void *scratch)
                 look_at_source(net, run, index, tokens, &s);
             feed(net, net->blocks + index, tokens, &s);
         }
-        head(net, run, first, end, &s);
+        pick(net, run, first, end, &s, &head);
     }
+    return NONE;
+}
+
+/* Steps on by itself. Every row has one id, and there is room in the past for all steps; ids and lengths are written
+ * on. */
+int32_t voisin_ahead(const Network *net, const Decoding *run, void *scratch, Going *going)
+{
+    int64_t size = (int64_t)run->rows * run->best, started = microseconds_now();
+    Decoding step = *run;
+    going->done = 0;
+    do {
+        for (int32_t row = 0; row < run->rows && going->done; row++)
+            ((int32_t *)run->lengths)[row]++;
+        step.best_scores = going->best_scores + going->done * size;
+        step.best_ids = going->best_ids + going->done * size;
+        enum Fault fault = voisin_decode(net, &step, scratch);
+        if (fault)
+            return going->done ? NONE : fault;
+    } while (goes_on(going, run->rows, run->best, started, (int64_t *)run->ids));
     return NONE;
 }
 

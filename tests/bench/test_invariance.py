@@ -12,8 +12,11 @@ from bundle.state import State
 from bundle.stepper import Scores, Stepper
 
 
-def test_none_differs_and_a_fault_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make = invariance.fast(tmp_path)
+@pytest.mark.parametrize("kernels", [True, False])
+def test_none_differs_and_a_fault_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernels: bool
+) -> None:
+    make = invariance.fast(tmp_path / "fast", kernels=kernels)
     asked = invariance.requests(12, 0, vocab=2000, translates=True, bos=1, eos=2)
     assert invariance.differing(make, asked, 0) == 0
     advance = Stepper.advance
@@ -28,4 +31,6 @@ def test_none_differs_and_a_fault_is_seen(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_command_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert invariance.main(["--models", str(tmp_path), "--requests", "6", "--crowd", "6"]) == 0
-    assert "fast int8: 0 of 6 requests differ" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "fast int8, kernels: 0 of 3 requests differ" in said
+    assert "fast int8, onnxruntime: 0 of 3 requests differ" in said

@@ -18,5 +18,6 @@ def test_a_row_for_every_side_and_question() -> None:
         "voisin plain int8",
         "voisin fast fp32",
         "voisin fast int8",
+        "voisin kernels int8",
     }
     assert all(row.median > 0 for row in found)

@@ -172,7 +172,8 @@ def test_rows_are_arranged_as_on_the_host(rows: DeviceRows, axis: int | None) ->
     order = np.array([6, 0, 0, 3])
     taken = rows.take(stacked, order)
     np.testing.assert_array_equal(np.asarray(taken), HOST.take(stacked, order))
-    np.testing.assert_array_equal(np.asarray(rows.reorder(stacked, order, axis, 1)), np.asarray(taken))
+    reordered = rows.reorder({"x": stacked}, order, {"x": (axis, 1)})["x"]
+    np.testing.assert_array_equal(np.asarray(reordered), np.asarray(taken))
     np.testing.assert_array_equal(np.asarray(rows.cut(taken, 1, 2)), HOST.cut(taken, 1, 2))
     assert len(taken) == 4
     assert np.asarray(taken, np.float64).dtype == np.float64

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from bundle.beam import Beam, Hypothesis, _seats
 from bundle.completion import CompletionOptions
-from bundle.decoding import Decoder, Finished, Token, _closed_up, _Going
+from bundle.decoding import Decoder, Finished, Token
+from bundle.groups import Going, closed_up
 from bundle.language import Language
 from bundle.load import open_bundle
 from bundle.request import Request
@@ -119,8 +120,8 @@ def test_beams_that_keep_their_rows_find_what_a_plain_search_finds(
 def test_the_last_takes_the_place_of_one_that_ended(groups: list[tuple[int, int]]) -> None:
     chosen: list[Any] = []
     for place, (before, going) in enumerate(groups):
-        chosen.append(_Going(place, before, [place] * going, [place] * going))  # type: ignore[arg-type]
-    found = _closed_up(chosen)
+        chosen.append(Going(place, before, [place] * going, [place] * going))  # type: ignore[arg-type]
+    found = closed_up(chosen)
     assert sorted(each.group for each in found) == [each.group for each in chosen if each.parents]  # type: ignore[type-var]
     if all(before == going or not going for before, going in groups) and len({b for b, _ in groups}) == 1:
         # of groups alike no more move than there are places to fill, and the others stay where they were
@@ -130,11 +131,11 @@ def test_the_last_takes_the_place_of_one_that_ended(groups: list[tuple[int, int]
 
 def test_one_of_another_size_takes_nobodys_place() -> None:
     first, ended, third, wide = (
-        _Going(None, size, [0] * going, [0] * going)  # type: ignore[arg-type]
+        Going(None, size, [0] * going, [0] * going)  # type: ignore[arg-type]
         for size, going in ((1, 1), (1, 0), (1, 1), (2, 2))
     )
-    assert _closed_up([first, ended, third, wide]) == [first, third, wide]
-    assert _closed_up([first, ended, wide, third]) == [first, third, wide]
+    assert closed_up([first, ended, third, wide]) == [first, third, wide]
+    assert closed_up([first, ended, wide, third]) == [first, third, wide]
 
 
 def test_spare_arrays_have_room_and_keep_what_is_not_read() -> None:

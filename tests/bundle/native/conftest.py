@@ -5,16 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from bundle.native import library
 from bundle.native.library import NEEDED, kernels
-from export.lower import lower
-from export.pack import write_graphs
-from tests.bundle.native.small import SHAPES, VOCAB
+from tests.bundle.native.small import SHAPES, written
 from tests.conftest import missing
-from training.models import build
-from training.models.config import ModelConfig
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -25,20 +20,19 @@ def compiled() -> None:
         missing("the compiled kernels (a C compiler, then pip install -e .)")
 
 
-@pytest.fixture(scope="module", params=SHAPES)
+@pytest.fixture(scope="module", params=[name for name in SHAPES if name != "lstm"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fast int8 graphs of a small model whose weights are as large as those of trained ones."""
-    wishes = dict(SHAPES[request.param])
-    kind = wishes.pop("kind")
-    torch.manual_seed(7)
-    config = ModelConfig(
-        architecture="transformer",
-        encoder_layers=2 if kind == "translator" else 0,
-        decoder_layers=2,
-        hidden=64,
-        max_positions=48,
-        **wishes,
-    )
-    found: Path = tmp_path_factory.mktemp("native")
-    write_graphs(found, lower(build(kind, config, VOCAB).eval(), "int8", "fast"))
-    return found
+    """The fast int8 graphs of a small Transformer."""
+    return written(request.param, tmp_path_factory.mktemp("native"))
+
+
+@pytest.fixture(scope="module")
+def lstm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fast int8 graph of an LSTM of two layers."""
+    return written("lstm", tmp_path_factory.mktemp("native"))
+
+
+@pytest.fixture(scope="module", params=["language", "translator", "lstm"])
+def any_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One of each kind."""
+    return written(request.param, tmp_path_factory.mktemp("native"))

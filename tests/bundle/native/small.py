@@ -7,18 +7,40 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bundle.native import PROVIDER, StepKernels, open_native
 from bundle.stepper import Prompt, Stepper
+from export.lower import lower
+from export.pack import write_graphs
+from training.models import build
+from training.models.config import ModelConfig
 
 VOCAB, EOS, PAD = 480, 2, 0
-SHAPES: dict[str, Any] = {
-    "language": {"kind": "language", "positions": "learned", "activation": "relu", "tied": True},
-    "language, two heads": {"kind": "language", "positions": "sinusoidal", "activation": "gelu", "heads": 2},
-    "translator": {"kind": "translator", "positions": "sinusoidal", "activation": "relu", "tied": True},
-    "translator, one head": {"kind": "translator", "positions": "learned", "activation": "gelu", "heads": 1},
+SINES: dict[str, Any] = {"architecture": "transformer", "positions": "sinusoidal"}
+LEARNED: dict[str, Any] = {"architecture": "transformer", "positions": "learned", "max_positions": 48}
+SHAPES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "language": ("language", {**LEARNED, "layers": 2, "tied": True}),
+    "language, two heads": ("language", {**SINES, "layers": 2, "activation": "gelu", "heads": 2}),
+    "translator": ("translator", {**SINES, "layers": 2, "tied": True}),
+    "translator, one head": ("translator", {**LEARNED, "layers": 2, "activation": "gelu", "heads": 1}),
+    "lstm": ("language", {"architecture": "lstm", "layers": 2, "embedding": 32}),
 }
+"""Kinds, and what their models are like; all of them are 64 wide."""
+
+
+def written(name: str, folder: Path) -> Path:
+    """The folder, with the fast int8 graphs of a shape."""
+    kind, wishes = SHAPES[name]
+    torch.manual_seed(7)
+    model = build(kind, ModelConfig(hidden=64, **wishes), VOCAB).eval()
+    if name == "lstm":
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(3)  # fresh weights settle where all tokens are equally likely
+    write_graphs(folder, lower(model, "int8", "fast"))
+    return folder
 
 
 def stepper(folder: Path, opened: Callable[[Path], Any]) -> Stepper:
