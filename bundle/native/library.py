@@ -138,13 +138,19 @@ NONE, FOREIGN_ID, TOO_LONG, MORE_POSITIONS = range(4)
 """What a run answers (enum Fault)."""
 
 
+def compiled() -> str | None:
+    """The file of the library, None where there is none."""
+    spec = importlib.util.find_spec(MODULE)
+    return None if spec is None else spec.origin
+
+
 @cache
 def kernels() -> ctypes.CDLL | None:
     """The library; None where it was not compiled, or this processor lacks an instruction that it needs."""
-    spec = importlib.util.find_spec(MODULE)
-    if spec is None or spec.origin is None or not _flags() >= NEEDED:
+    path = compiled()
+    if path is None or not _flags() >= NEEDED:
         return None
-    library = ctypes.CDLL(spec.origin)
+    library = ctypes.CDLL(path)
     long = ctypes.c_int64
     ahead = [_POINTER, _POINTER, _POINTER, _POINTER]
     for name, result, arguments in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,15 +170,19 @@ def test_onnxruntime_where_it_is_asked_for(folder: Path, place: Place) -> None:
         assert not isinstance(open_graph(path), Session)
 
 
-def test_onnxruntime_where_the_processor_lacks_something(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.skipif("KERNELS_UNDER_TEST" in os.environ, reason="another library stands in for it")
+def test_a_library_that_was_not_compiled_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "MODULE", "bundle.native._absent")
+    assert library.compiled() is None
+
+
+def test_onnxruntime_where_something_is_lacking(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "_flags", lambda: NEEDED - {"avx512_vnni"})
     monkeypatch.setattr(graph, "kernels", library.kernels.__wrapped__)
     for path in folder.glob("*.onnx"):
         assert isinstance(open_graph(path), Session)
     monkeypatch.setattr(library, "_flags", lambda: NEEDED)
-    monkeypatch.setattr(library, "MODULE", "bundle.native._absent")
+    monkeypatch.setattr(library, "compiled", lambda: None)
     for path in folder.glob("*.onnx"):
         assert isinstance(open_graph(path), Session)
 
