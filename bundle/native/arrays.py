@@ -1,7 +1,7 @@
 """Arrays as the kernels take them: by address, once they are what they should be."""
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,17 @@ class Steps:
         done = self.going.done
         scores, ids = self._taken
         return Ahead(Best(self._best.scores[:done], self._best.ids[:done]), ids[:done], scores[:done])
+
+
+def answers(fetches: Sequence[str], picks: tuple[int, ...], best: int, vocab: int) -> dict[str, Array]:
+    """Room for what is wanted of the picked places. What no kernel writes, behind a row's end, is nought."""
+    made: dict[str, Array] = {}
+    if "logits" in fetches:
+        made["logits"] = np.zeros((*picks, vocab), np.float32)
+    if "best.scores" in fetches or "best.ids" in fetches:
+        made["best.scores"] = np.zeros((*picks, best), np.float32)
+        made["best.ids"] = np.zeros((*picks, best), np.int64)
+    return made
 
 
 def address(array: Array) -> int:

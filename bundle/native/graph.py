@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from bundle.native.arrays import FLOAT32, INT32, INT64, Array, Steps, address, read, specs, written
+from bundle.native.arrays import FLOAT32, INT32, INT64, Array, Steps, address, answers, read, specs, written
 from bundle.native.library import FOREIGN_ID, MORE_POSITIONS, PROVIDER, Decoding, Encoding, kernels
 from bundle.native.network import Reader, Unlike, read_decoder, read_encoder, set_positions
 from bundle.native.recurrent import RecurrentKernels
@@ -123,15 +123,10 @@ class StepKernels(_Opened):
                 if not feeds[past].flags.writeable:
                     feeds[past] = feeds[past].copy()
                 made[present] = feeds[past]
-        picks, (rows, time) = feeds["picks"].shape, feeds["ids"].shape
-        for name in fetches:
-            if name in ("best.scores", "best.ids"):
-                made["best.scores"] = np.zeros((*picks, self._best), np.float32)
-                made["best.ids"] = np.zeros((*picks, self._best), np.int64)
-            elif name == "logits":
-                made[name] = np.zeros((*picks, self._net.vocab), np.float32)
-            elif name == "attention":
-                made[name] = np.zeros((rows, time, feeds["memory.0.key"].shape[-1]), np.float32)
+        made |= answers(fetches, feeds["picks"].shape, self._best, self._net.vocab)
+        if "attention" in fetches:
+            rows, time = feeds["ids"].shape
+            made["attention"] = np.zeros((rows, time, feeds["memory.0.key"].shape[-1]), np.float32)
         self._stepping(feeds, made)()
         return [made[name] for name in fetches]
 

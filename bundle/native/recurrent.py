@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from bundle.native.arrays import FLOAT32, INT32, INT64, Array, Steps, address, read, specs, written
+from bundle.native.arrays import FLOAT32, INT32, INT64, Array, Steps, address, answers, read, specs, written
 from bundle.native.library import FOREIGN_ID, PROVIDER, Product, Reading, Recurrent
 from bundle.native.network import BEST, SIGNED, Reader, Unlike
 from bundle.state import Ahead
@@ -90,14 +90,8 @@ class RecurrentKernels:
         Raises:
             ValueError: an id is no token, a row has no token, or arrays do not fit each other.
         """
-        picks = feeds["picks"].shape
         made = {f"present.{name}": np.array(feeds[f"past.{name}"], order="C") for name in self._states}
-        for name in fetches:
-            if name in ("best.scores", "best.ids"):
-                made["best.scores"] = np.zeros((*picks, self._best), np.float32)
-                made["best.ids"] = np.zeros((*picks, self._best), np.int64)
-            elif name == "logits":
-                made[name] = np.zeros((*picks, self._net.vocab), np.float32)
+        made |= answers(fetches, feeds["picks"].shape, self._best, self._net.vocab)
         small = {name: np.ascontiguousarray(feeds[name]) for name in ("ids", "counts", "picks")}
         self._runner(self._reading(small, made))()
         return [made[name] for name in fetches]
