@@ -1,7 +1,7 @@
 """The decoder core: a synchronous loop over rows that join and leave between steps.
 
-It knows no text, no thread and no clock. The service, the checks of export and the evaluation of training all
-drive this loop.
+It knows no text and no thread, and looks at no clock. The service, the checks of export and the evaluation of
+training all drive this loop.
 """
 
 from collections import deque
@@ -16,6 +16,7 @@ from bundle.groups import Choice, Going, Group, closed_up, ended, wishes_of
 from bundle.outlook import Ban, Outlook, Wish, judged
 from bundle.request import Event, Finished, Request, Token
 from bundle.sampling import choose, philox
+from bundle.state import Reach
 from bundle.stepper import Best, Scores, State, Stepper
 
 #: Steps that greedy rows may go on by themselves, in one call, and seconds after which none of them is begun:
@@ -186,7 +187,7 @@ class Decoder:
             ids = np.array([prompt.ids[0] for prompt in prompts], np.int64)
         most = min(left, _AHEAD)
         found, after = self._stepper.ahead(
-            state, ids, banned=self._banned.mask, most=most, end=self._end, seconds=_SECONDS
+            state, ids, Reach(self._banned.mask, most, end=self._end, seconds=_SECONDS)
         )
         taken, logprobs = found.ids.tolist(), found.scores.tolist()
         steady = all(group.steady for group in groups)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from bundle.state import Ahead, TensorSpec
+from bundle.state import TensorSpec
 from bundle.tensors import Array, RowOps, Tensor
 
 
@@ -32,16 +32,9 @@ class InPlaceGraph(Graph, Protocol):
 
 @runtime_checkable
 class AheadGraph(InPlaceGraph, Protocol):
-    """A graph that can go on by itself, with the likeliest token of each row.
+    """A graph whose bound runs can go on by themselves (:class:`bundle.state.AheadRun`)."""
 
-    One whose past is of fixed capacity does so where it is bound: the run that ``bind`` gives has a method
-    ``ahead(banned, most, end, seconds)``.
-    """
-
-    def ahead(
-        self, ids: Array, past: Mapping[str, Array], *, banned: Array, most: int, end: int, seconds: float
-    ) -> tuple[Ahead, Mapping[str, Array]]:
-        """Several steps, and every past after them, with an axis of steps in front."""
+    goes_ahead: bool
 
 
 @runtime_checkable

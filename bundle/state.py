@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,33 @@ class Ahead(NamedTuple):
     scores: NDArray[np.float32]
 
 
+class Reach(NamedTuple):
+    """How far rows may go on by themselves.
+
+    Attributes:
+        banned: ``[vocab]``, the tokens that are never taken: fewer than the graph names.
+        most: steps, for which there must be room in the context.
+        end: the id that ends a row, and the steps.
+        seconds: after which no step is begun.
+    """
+
+    banned: NDArray[np.bool_]
+    most: int
+    end: int
+    seconds: float
+
+
+@runtime_checkable
+class AheadRun(Protocol):
+    """A step over arrays that stay where they are, which can go on by itself."""
+
+    def __call__(self) -> None:
+        """One step."""
+
+    def ahead(self, reach: Reach) -> tuple[Ahead, Callable[[int], None]]:
+        """At least one step, and what makes the present that of so many of them."""
+
+
 class Bound:
     """Steps over arrays that stay where they are: the small inputs are written, the best tokens read.
 
@@ -86,27 +113,41 @@ class Bound:
         """Whether a step that reads `past` goes back, into the first."""
         return past is not self.pasts[0]
 
-    def ahead(
-        self, ids: Array, lengths: Array, *, banned: Array, most: int, end: int, seconds: float
-    ) -> Ahead:
-        """Feed one token ``[rows]`` to each row, then the one that it took, and so on: at least one step, at
-        most `most`; fewer where a row has come to its `end`, or where so much time is over."""
-        self.inputs["ids"][:, 0] = ids
-        self.inputs["lengths"][...] = lengths
-        found: Ahead = self._run.ahead(banned, most, end, seconds)  # type: ignore[attr-defined]
-        return found
-
     def __call__(self, past: Mapping[str, Tensor], ids: Array, lengths: Array) -> Mapping[str, Array]:
         """Feed one token ``[rows]`` to each row. Returns the past that was written."""
+        run, written = self._fed(past, ids, lengths)
+        run()
+        return written
+
+    def ahead(
+        self, past: Mapping[str, Tensor], ids: Array, lengths: Array, reach: "Reach"
+    ) -> tuple[Ahead, Callable[[int], Mapping[str, Array]]]:
+        """Feed one token ``[rows]`` to each row, then the one that it took, and so on.
+
+        Returns:
+            What came of it, and the past after so many of the steps.
+        """
+        run, written = self._fed(past, ids, lengths)
+        assert isinstance(run, AheadRun)
+        found, settle = run.ahead(reach)
+
+        def after(steps: int) -> Mapping[str, Array]:
+            settle(steps)
+            return written
+
+        return found, after
+
+    def _fed(
+        self, past: Mapping[str, Tensor], ids: Array, lengths: Array
+    ) -> tuple[Callable[[], None], Mapping[str, Array]]:
+        """The run that reads `past`, once it has been told the tokens, and the past that it writes."""
         self.inputs["ids"][:, 0] = ids
         if "lengths" in self.inputs:
             self.inputs["lengths"][...] = lengths
         if not self.turns(past):
-            self._run()
-            return self.pasts[1]
+            return self._run, self.pasts[1]
         assert self.back is not None
-        self.back()
-        return self.pasts[0]
+        return self.back, self.pasts[0]
 
 
 @dataclass(frozen=True)

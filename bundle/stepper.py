@@ -6,7 +6,6 @@ the graph declares, and keeps for every row what the next step needs.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle.graphs import AheadGraph, Graph, InPlaceGraph, ResidentGraph
-from bundle.state import Ahead, Best, Bound, Layout, State, TensorSpec, room
+from bundle.state import Ahead, Best, Bound, Layout, Reach, State, TensorSpec, room
 from bundle.tensors import HOST, Array, Tensor
 
 __all__ = ["Array", "Best", "Graph", "Prompt", "Scores", "State", "Stepper", "TensorSpec"]
@@ -82,7 +81,8 @@ class Stepper:
         width = graph.outputs["best.ids"].axes[-1] if "best.ids" in graph.outputs else 0
         self.best = width if isinstance(width, int) else 0
         able = self.best > 0 and self._layout.steady and self._resident is None
-        self._ahead = graph if able and isinstance(graph, AheadGraph) else None
+        #: whether several steps can be had in one call (:meth:`ahead`)
+        self.goes_ahead = able and isinstance(graph, AheadGraph) and graph.goes_ahead
         self._numbers = count()
 
     def _check(self) -> None:
@@ -143,52 +143,27 @@ class Stepper:
             return self._step_in_place(state, ids)
         return self._run(state, ids[:, None], np.ones(len(ids), np.int32), logits=logits)
 
-    @property
-    def goes_ahead(self) -> bool:
-        """Whether the graph can take several steps in one call (:meth:`ahead`)."""
-        return self._ahead is not None
-
     def start(self, prompts: Sequence[Prompt]) -> State:
         """Rows that have read nothing but their sources: what :meth:`begin` begins from."""
         return self._start(prompts)
 
     def ahead(
-        self,
-        state: State,
-        ids: NDArray[np.int64],
-        *,
-        banned: NDArray[np.bool_],
-        most: int,
-        end: int,
-        seconds: float,
+        self, state: State, ids: NDArray[np.int64], reach: Reach
     ) -> tuple[Ahead, Callable[[int], State]]:
         """Several steps in one call, where the graph can: each row goes on with its likeliest token.
-
-        Args:
-            banned: ``[vocab]``, the tokens that are never taken: fewer than the graph names.
-            most: steps, for which there must be room in the context.
-            end: the id that ends a row, and the steps.
-            seconds: after which no step is begun.
 
         Returns:
             What came of the steps, and the state after so many of them.
         """
-        assert self._ahead is not None
-        if self._layout.fixed:
-            state = self._layout.enlarge(state, int(state.lengths.max()) + most, self.capacity)
-            bound = self._bound(state)
-            assert bound is not None
-            state = replace(state, past=bound.pasts[0], bound=bound)
-            found = bound.ahead(ids, state.lengths, banned=banned, most=most, end=end, seconds=seconds)
-            return found, partial(_later, state)
-        past = {name: np.asarray(tensor) for name, tensor in state.past.items()}
-        found, states = self._ahead.ahead(ids, past, banned=banned, most=most, end=end, seconds=seconds)
+        state, past, bound = self._ready(state, reach.most)
+        assert bound is not None
+        found, after = bound.ahead(past, ids, state.lengths, reach)
 
-        def after(steps: int) -> State:
-            there = {name: each[steps - 1] for name, each in states.items()}
-            return replace(_later(state, steps), past=there, bound=None)
+        def later(steps: int) -> State:
+            lengths = state.lengths + np.int32(steps)
+            return replace(state, lengths=lengths, past=after(steps), bound=bound)
 
-        return found, after
+        return found, later
 
     def score(self, prompts: Sequence[Prompt]) -> list[NDArray[np.float32]]:
         """Teacher-forced logits ``[len(ids), vocab]`` of each prompt: after every one of its tokens."""
@@ -331,14 +306,20 @@ class Stepper:
 
     def _step_in_place(self, state: State, ids: NDArray[np.int64]) -> tuple[Scores, State]:
         """A step over arrays that the runtime knows already, which gives the best tokens alone."""
-        needed = int(state.lengths.max()) + 1 if self._layout.fixed else 0
-        state = self._layout.enlarge(state, needed, self.capacity)
-        bound = self._bound(state)
+        state, past, bound = self._ready(state, 1)
         if bound is None:
             return self._run(state, ids[:, None], np.ones(len(ids), np.int32), logits=False)
-        past = state.past if bound is state.bound else bound.pasts[0]
         past = bound(past, ids, state.lengths)
         return Scores(None, bound.best), replace(state, lengths=state.lengths + 1, past=past, bound=bound)
+
+    def _ready(self, state: State, tokens: int) -> tuple[State, Mapping[str, Tensor], Bound | None]:
+        """A state with room for so many tokens, its past, and the runs that step it."""
+        needed = int(state.lengths.max()) + tokens if self._layout.fixed else 0
+        state = self._layout.enlarge(state, needed, self.capacity)
+        bound = self._bound(state)
+        if bound is None or bound is state.bound:
+            return state, state.past, bound
+        return state, bound.pasts[0], bound
 
     def _bound(self, state: State) -> Bound | None:
         """The runs that step a state: those that it was stepped by before, or new ones from its past."""
@@ -391,11 +372,6 @@ class Stepper:
         named: dict[str, Array] = {"best.scores": best.scores[:, None], "best.ids": best.ids[:, None]}
         present = {self._present[name]: array for name, array in written.items()}
         return self._in_place.bind({**small, **read, **memory}, {**named, **present})
-
-
-def _later(state: State, steps: int) -> State:
-    """A state whose past is written already."""
-    return replace(state, lengths=state.lengths + np.int32(steps))
 
 
 def _resident(graph: Graph) -> ResidentGraph | None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle.native.library import Going
-from bundle.state import Ahead, Best, TensorSpec
+from bundle.state import Ahead, Best, Reach, TensorSpec
 
 Array = NDArray[Any]
 
@@ -37,14 +37,10 @@ def _place(array: Array) -> int:
 
 
 class Steps:
-    """Room for what comes of several steps in one call.
+    """Room for what comes of several steps in one call."""
 
-    Args:
-        banned: bool ``[vocab]``, what is never taken.
-        end, seconds: what ends them.
-    """
-
-    def __init__(self, most: int, rows: int, best: int, banned: Array, end: int, seconds: float) -> None:
+    def __init__(self, reach: Reach, rows: int, best: int) -> None:
+        banned, most, end, seconds = reach
         self._best = Best(np.empty((most, rows, best), np.float32), np.empty((most, rows, best), np.int64))
         self._taken = np.empty((most, rows), np.float32), np.empty((most, rows), np.int64)
         self._banned = banned

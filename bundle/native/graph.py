@@ -12,7 +12,7 @@ from bundle.native.arrays import FLOAT32, INT32, INT64, Array, Steps, address, a
 from bundle.native.library import FOREIGN_ID, MORE_POSITIONS, PROVIDER, Decoding, Encoding, kernels
 from bundle.native.network import Reader, Unlike, read_decoder, read_encoder, set_positions
 from bundle.native.recurrent import RecurrentKernels
-from bundle.state import Ahead
+from bundle.state import Ahead, Reach
 from bundle.stored import Stored, read_stored
 
 _POSITIONS: Final = 256
@@ -98,6 +98,8 @@ class _Opened:
 class StepKernels(_Opened):
     """The step graph of a language model or of a translator. Any number of threads may run it at once."""
 
+    goes_ahead = True
+
     def __init__(self, stored: Stored, library: ctypes.CDLL) -> None:
         super().__init__(stored, library, read_decoder)
         blocks = range(self._net.depth)
@@ -141,12 +143,6 @@ class StepKernels(_Opened):
                 if fetches.get(present) is not feeds[past]:
                     return None
         return self._stepping(feeds, fetches)
-
-    def ahead(
-        self, ids: Array, past: Mapping[str, Array], *, banned: Array, most: int, end: int, seconds: float
-    ) -> tuple[Ahead, dict[str, Array]]:
-        """It is what is bound that goes ahead here: the past is written in place (:class:`_Stepping`)."""
-        raise NotImplementedError
 
     def _stepping(self, feeds: Mapping[str, Array], fetches: Mapping[str, Array]) -> "_Stepping":
         net, ids, past = self._net, feeds["ids"], feeds["past.0.key"]
@@ -196,14 +192,14 @@ class _Stepping:
         """One step."""
         self._once()
 
-    def ahead(self, banned: Array, most: int, end: int, seconds: float) -> Ahead:
-        """Several steps in one call; see ``Bound.ahead``."""
-        steps = Steps(most, *self._shape, banned, end, seconds)
+    def ahead(self, reach: Reach) -> tuple[Ahead, Callable[[int], None]]:
+        """Several steps in one call; what is written behind those that count is not seen."""
+        steps = Steps(reach, *self._shape)
         if self._several(ctypes.byref(steps.going)):
             # at the first step: it is said, or room is made, by one step alone
             self._once()
-            return self.ahead(banned, most, end, seconds)
-        return steps.done
+            return self.ahead(reach)
+        return steps.done, lambda _: None
 
 
 class EncoderKernels(_Opened):

@@ -11,7 +11,7 @@ import numpy as np
 from bundle.native.arrays import FLOAT32, INT32, INT64, Array, Steps, address, answers, read, specs, written
 from bundle.native.library import FOREIGN_ID, PROVIDER, Product, Reading, Recurrent
 from bundle.native.network import BEST, SIGNED, Reader, Unlike
-from bundle.state import Ahead
+from bundle.state import Ahead, Reach
 from bundle.stored import Stored
 
 _MOST_LAYERS: Final = 16
@@ -69,9 +69,15 @@ def _product(reader: Reader, rounding: Any, product: Any, inputs: int, outputs: 
 
 
 class RecurrentKernels:
-    """The step graph of an LSTM language model. Any number of threads may run it at once."""
+    """The step graph of an LSTM language model. Any number of threads may run it at once.
+
+    Attributes:
+        states: what it carries on, without `past.` or `present.`.
+        best: how many of the likeliest tokens it names.
+    """
 
     provider = PROVIDER
+    goes_ahead = True
 
     def __init__(self, stored: Stored, library: ctypes.CDLL) -> None:
         reader = Reader(stored, library.voisin_pack)
@@ -81,8 +87,8 @@ class RecurrentKernels:
         self._scratch = threading.local()
         self.inputs = specs(stored.inputs)
         self.outputs = specs(stored.outputs)
-        self._best = int(self.outputs["best.ids"].axes[-1])
-        self._states = [f"{layer}.{part}" for layer in range(self._net.depth) for part in ("hidden", "cell")]
+        self.best = int(self.outputs["best.ids"].axes[-1])
+        self.states = [f"{layer}.{part}" for layer in range(self._net.depth) for part in ("hidden", "cell")]
 
     def run(self, feeds: Mapping[str, Array], fetches: Sequence[str]) -> list[Array]:
         """Compute ``fetches`` from ``feeds``, which are not written to.
@@ -90,58 +96,32 @@ class RecurrentKernels:
         Raises:
             ValueError: an id is no token, a row has no token, or arrays do not fit each other.
         """
-        made = {f"present.{name}": np.array(feeds[f"past.{name}"], order="C") for name in self._states}
-        made |= answers(fetches, feeds["picks"].shape, self._best, self._net.vocab)
+        made = {f"present.{name}": np.array(feeds[f"past.{name}"], order="C") for name in self.states}
+        made |= answers(fetches, feeds["picks"].shape, self.best, self._net.vocab)
         small = {name: np.ascontiguousarray(feeds[name]) for name in ("ids", "counts", "picks")}
-        self._runner(self._reading(small, made))()
+        self.runner(self.reading(small, made))()
         return [made[name] for name in fetches]
 
-    def bind(self, feeds: Mapping[str, Array], fetches: Mapping[str, Array]) -> Callable[[], None] | None:
+    def bind(self, feeds: Mapping[str, Array], fetches: Mapping[str, Array]) -> "_Stepping":
         """A run that reads ``feeds`` and writes ``fetches`` where they lie; see ``Session.bind``."""
-        pairs = [(fetches[f"present.{name}"], feeds[f"past.{name}"]) for name in self._states]
-        once = self._runner(self._reading(feeds, fetches))
+        return _Stepping(self, feeds, fetches)
 
-        def run() -> None:
-            for present, past in pairs:
-                present[...] = past
-            once()
-
-        return run
-
-    def ahead(
-        self, ids: Array, past: Mapping[str, Array], *, banned: Array, most: int, end: int, seconds: float
-    ) -> tuple[Ahead, dict[str, Array]]:
-        """Several steps in one call, and every state after each of them; see ``AheadGraph``."""
-        rows = len(ids)
-        held = {name: np.empty((most, rows, self._net.hidden), np.float32) for name in self._states}
-        for name, states in held.items():
-            states[0] = past[f"past.{name}"]
-        steps = Steps(most, rows, self._best, banned, end, seconds)
-        small = {
-            "ids": ids[:, None].copy(),
-            "counts": np.ones(rows, np.int32),
-            "picks": np.zeros((rows, 1), np.int64),
-        }
-        run = self._reading(small, {f"present.{name}": states[0] for name, states in held.items()})
-        net, there, going = ctypes.byref(self._net), ctypes.byref(run), ctypes.byref(steps.going)
-        _say(self._library.voisin_read_ahead(net, there, self._room(), going))
-        return steps.done, {f"past.{name}": states for name, states in held.items()}
-
-    def _reading(self, feeds: Mapping[str, Array], fetches: Mapping[str, Array]) -> Any:
+    def reading(self, feeds: Mapping[str, Array], fetches: Mapping[str, Array]) -> Any:
+        """What the kernel is told of a run."""
         (rows, time), picked = feeds["ids"].shape, feeds["picks"].shape[1]
-        run = Reading(rows=rows, time=time, picked=picked, best=self._best)
+        run = Reading(rows=rows, time=time, picked=picked, best=self.best)
         run.ids = read(feeds["ids"], INT64, rows, time)
         run.counts = read(feeds["counts"], INT32, rows)
         run.picks = read(feeds["picks"], INT64, rows, picked)
         places = [
-            written(fetches[f"present.{name}"], FLOAT32, rows, self._net.hidden) for name in self._states
+            written(fetches[f"present.{name}"], FLOAT32, rows, self._net.hidden) for name in self.states
         ]
         run.states = (ctypes.c_void_p * len(places))(*places)
         if "logits" in fetches:
             run.logits = written(fetches["logits"], FLOAT32, rows, picked, self._net.vocab)
         if "best.ids" in fetches:
-            run.best_scores = written(fetches["best.scores"], FLOAT32, rows, picked, self._best)
-            run.best_ids = written(fetches["best.ids"], INT64, rows, picked, self._best)
+            run.best_scores = written(fetches["best.scores"], FLOAT32, rows, picked, self.best)
+            run.best_ids = written(fetches["best.ids"], INT64, rows, picked, self.best)
         return run
 
     def _room(self) -> int:
@@ -153,7 +133,13 @@ class RecurrentKernels:
             found = self._scratch.place = address(self._scratch.array)
         return found
 
-    def _runner(self, run: Any) -> Callable[[], None]:
+    def read_ahead(self, run: Any, steps: Steps) -> None:
+        """Several steps from the states that a run is told."""
+        net, there, going = ctypes.byref(self._net), ctypes.byref(run), ctypes.byref(steps.going)
+        _say(self._library.voisin_read_ahead(net, there, self._room(), going))
+
+    def runner(self, run: Any) -> Callable[[], None]:
+        """A run, to be called as often as the arrays that it reads have changed."""
         net, there, kernel, room = (
             ctypes.byref(self._net),
             ctypes.byref(run),
@@ -165,6 +151,41 @@ class RecurrentKernels:
             _say(kernel(net, there, room()))
 
         return once
+
+
+class _Stepping:
+    """Steps from one set of states into another."""
+
+    def __init__(
+        self, graph: RecurrentKernels, feeds: Mapping[str, Array], fetches: Mapping[str, Array]
+    ) -> None:
+        self._graph = graph
+        self._feeds = feeds
+        self._states = {name: (feeds[f"past.{name}"], fetches[f"present.{name}"]) for name in graph.states}
+        self._once = graph.runner(graph.reading(feeds, fetches))
+
+    def __call__(self) -> None:
+        """One step."""
+        for past, present in self._states.values():
+            present[...] = past
+        self._once()
+
+    def ahead(self, reach: Reach) -> tuple[Ahead, Callable[[int], None]]:
+        """Several steps in one call; what the states are after each of them is kept apart."""
+        rows = len(self._feeds["ids"])
+        held = {}
+        for name, (past, _) in self._states.items():
+            held[name] = np.empty((reach.most, *past.shape), np.float32)
+            held[name][0] = past
+        steps = Steps(reach, rows, self._graph.best)
+        run = self._graph.reading(self._feeds, {f"present.{name}": each[0] for name, each in held.items()})
+        self._graph.read_ahead(run, steps)
+
+        def settle(count: int) -> None:
+            for name, (_, present) in self._states.items():
+                present[...] = held[name][count - 1]
+
+        return steps.done, settle
 
 
 def _say(fault: int) -> None:

@@ -187,6 +187,21 @@ static int32_t bunched(const int32_t *counts, int32_t first, int32_t rows)
     return first;
 }
 
+/* The vectors of the tokens of rows first to end, one behind the other in x, and how many there are. Without lengths
+ * every row begins at its first position. */
+static int32_t gather(const Network *net, const int64_t *ids, const int32_t *counts, const int32_t *lengths,
+                      int32_t first, int32_t end, int32_t time, const Scratch *s)
+{
+    int32_t tokens = 0;
+    for (int32_t row = first; row < end; row++)
+        for (int32_t i = 0; i < counts[row]; i++, tokens++) {
+            s->row[tokens] = row;
+            s->at[tokens] = (lengths ? lengths[row] : 0) + i;
+            embed(net, ids[(int64_t)row * time + i], s->at[tokens], s->x + (int64_t)tokens * net->hidden);
+        }
+    return tokens;
+}
+
 /* Whether every id is a token, and the positions of every row are within the room there is. */
 static enum Fault faults(const Network *net, const int64_t *ids, const int32_t *counts, const int32_t *lengths,
                          int32_t rows, int32_t time, int32_t room)
@@ -219,14 +234,8 @@ int32_t voisin_decode(const Network *net, const Decoding *run, void *scratch)
     Head head = {.output = &net->output, .to_logits = run->logits, .to_scores = run->best_scores,
                  .to_ids = run->best_ids, .best = run->best, .rounded = s.picked, .logits = s.logits, .peaks = s.high};
     for (int32_t first = 0, end; first < run->rows; first = end) {
-        int32_t tokens = 0;
         end = bunched(run->counts, first, run->rows);
-        for (int32_t row = first; row < end; row++)
-            for (int32_t i = 0; i < run->counts[row]; i++, tokens++) {
-                s.row[tokens] = row;
-                s.at[tokens] = run->lengths[row] + i;
-                embed(net, run->ids[(int64_t)row * run->time + i], s.at[tokens], s.x + (int64_t)tokens * net->hidden);
-            }
+        int32_t tokens = gather(net, run->ids, run->counts, run->lengths, first, end, run->time, &s);
         for (int32_t index = 0; index < net->depth; index++) {
             look_back(net, run, index, tokens, &s);
             if (net->has_source)
@@ -308,14 +317,8 @@ int32_t voisin_encode(const Network *net, const Encoding *run, void *scratch)
         return fault;
     Scratch s = laid(net, run->source, run->source, scratch);
     for (int32_t first = 0, end; first < run->rows; first = end) {
-        int32_t tokens = 0;
         end = bunched(run->counts, first, run->rows);
-        for (int32_t row = first; row < end; row++)
-            for (int32_t i = 0; i < run->counts[row]; i++, tokens++) {
-                s.row[tokens] = row;
-                s.at[tokens] = i;
-                embed(net, run->ids[(int64_t)row * run->source + i], i, s.x + (int64_t)tokens * net->hidden);
-            }
+        int32_t tokens = gather(net, run->ids, run->counts, 0, first, end, run->source, &s);
         for (int32_t index = 0; index < net->depth; index++) {
             look_around(net, run, index, first, end, tokens, &s);
             feed(net, net->blocks + index, tokens, &s);

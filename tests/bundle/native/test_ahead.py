@@ -71,7 +71,7 @@ def test_ahead_is_step_by_step(of: Stepper, seed: int, seconds: float) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoding, "_SECONDS", seconds)
         found = answers(of, requests, banned, seed)
-        patch.setattr(Stepper, "goes_ahead", False)
+        patch.setattr(of, "goes_ahead", False)
         wanted = answers(of, requests, banned, seed)
     assert found == wanted
 
