@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +64,6 @@ class Reach(NamedTuple):
     seconds: float
 
 
-@runtime_checkable
 class AheadRun(Protocol):
     """A step over arrays that stay where they are, which can go on by itself."""
 
@@ -128,8 +127,7 @@ class Bound:
             What came of it, and the past after so many of the steps.
         """
         run, written = self._fed(past, ids, lengths)
-        assert isinstance(run, AheadRun)
-        found, settle = run.ahead(reach)
+        found, settle = cast(AheadRun, run).ahead(reach)
 
         def after(steps: int) -> Mapping[str, Array]:
             settle(steps)
