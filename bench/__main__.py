@@ -1,5 +1,5 @@
 """`python -m bench [QUESTION...]`: similar, decode, engine, recurrent, typing, startup,
-http, overload.
+http, http-apart, overload, overload-apart (a core for the clients alone).
 
 Prints one table, fills bench/out. `python -m bench capacity --help`: how many replicas a traffic needs.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from bench import decode, engine, http, overload, recurrent, similar, startup, typing
@@ -24,7 +25,9 @@ QUESTIONS: dict[str, Callable[[Path], list[Row]]] = {
     "typing": typing.measure,
     "startup": startup.measure,
     "http": http.measure,
+    "http-apart": partial(http.measure, apart=True),
     "overload": overload.measure,
+    "overload-apart": partial(overload.measure, apart=True),
 }
 
 

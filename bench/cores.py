@@ -1,4 +1,4 @@
-"""Who runs where: the server on its cores, whoever asks on the others; neither takes the other's time."""
+"""Who runs where: the server, and whoever asks it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from contextlib import contextmanager
 Cores = frozenset[int]
 
 
-def split() -> tuple[Cores, Cores]:
-    """The server's cores, all but the last of this process's, and the clients', the last.
+def split(*, apart: bool = True) -> tuple[Cores, Cores]:
+    """The server's cores and the clients'.
 
-    On a machine of one core both have that one.
+    Apart, the clients have the last core and the server the others: neither takes the other's time, and on a
+    machine of two cores the server has one. Otherwise, or where there is one core, both have all.
     """
     cores = sorted(os.sched_getaffinity(0))
-    return frozenset(cores[:-1] or cores), frozenset(cores[-1:])
+    if not apart or len(cores) == 1:
+        return frozenset(cores), frozenset(cores)
+    return frozenset(cores[:-1]), frozenset(cores[-1:])
 
 
 @contextmanager
@@ -32,4 +35,6 @@ def on(cores: Cores) -> Iterator[None]:
 def told(server: Cores, clients: Cores) -> str:
     """Both, for the heading of a table."""
     shown = [", ".join(map(str, sorted(each))) for each in (server, clients)]
+    if server == clients:
+        return f"server and clients on core {shown[0]}"
     return f"server on core {shown[0]}, clients on core {shown[1]}"

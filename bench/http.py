@@ -1,7 +1,7 @@
-"""Does HTTP eat the engine? The same work through the batcher in this process, and asked of a server.
+"""Does HTTP eat the engine? The same work through workers of this process, and asked of a server.
 
 Both sides have the same cores, the same settings and as many askers, each with one request under way. The
-clients of the server run on another core, as clients do. Nothing is taken from a cache.
+clients of the server run on the same cores too, or `apart`, on another. Nothing is taken from a cache.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import re
 import statistics
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -22,7 +23,7 @@ from typing import Any
 import uvloop
 
 from bench.cores import on, split, told
-from bench.load import Load, drive, post
+from bench.load import Load, drive, post, processor_seconds
 from bench.rounds import Row, interleave, rows
 from bench.sentences import english, french
 from bundle.decoding import Finished
@@ -32,8 +33,10 @@ from bundle.translator import TranslationOptions, Translator
 from export.server import HOST, Server, serve
 from service.batcher import Batcher
 from service.metrics import Metrics
+from service.processes import Processes
 from service.settings import Settings
 from service.ticket import Job, Ticket
+from service.workers import Workers
 
 ASKERS = 16
 PEER = "in process"
@@ -44,15 +47,16 @@ TEXTS = 64
 """Both sides go round them, so that both have the same work."""
 _TOKENS = re.compile(rb'"(?:completion_)?tokens":(\d+)')
 _FOREVER = 1e9
+_WARM = 0.3  # seconds
 _BOUND = "prefill + 2 steps"
 
 
 @dataclass(frozen=True)
 class Engine:
-    """One model behind a batcher, as the service has it."""
+    """One model behind workers, as the service has it."""
 
     name: str
-    batcher: Batcher
+    workers: Workers
     make: Callable[[str], Job]
     texts: Sequence[str]
 
@@ -69,26 +73,34 @@ class Engine:
                     "bench", self.name, job, lambda _: b"", deadline=_FOREVER,
                     pieces=_nobody if streams else None,
                 )  # fmt: skip
-                self.batcher.submit(ticket)
+                self.workers.submit(ticket)
                 await ticket.result
                 asked += 1
                 tokens += ticket.tokens_out
 
-        async def everybody() -> float:
-            self.batcher.start(asyncio.get_running_loop())
-            began = time.perf_counter()
-            await asyncio.gather(*(ask(began + seconds) for _ in range(ASKERS)))
-            self.batcher.stop()
-            return time.perf_counter() - began
+        async def everybody(seconds: float) -> None:
+            until = time.perf_counter() + seconds
+            await asyncio.gather(*(ask(until) for _ in range(ASKERS)))
 
-        before = time.process_time()
-        took = _run(everybody())
-        return asked / took, tokens / took, asked / (time.process_time() - before)
+        async def measured() -> tuple[float, float]:
+            nonlocal asked, tokens
+            self.workers.start(asyncio.get_running_loop())
+            await everybody(_WARM)  # they are fresh, and those of the server are not
+            asked = tokens = 0
+            began, before = time.perf_counter(), processor_seconds(os.getpid())
+            await everybody(seconds)
+            took, spent = time.perf_counter() - began, processor_seconds(os.getpid()) - before
+            self.workers.stop()
+            return took, spent
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            took, spent = runner.run(measured())
+        return asked / took, tokens / took, asked / spent
 
 
-def measure(models: Path, *, rounds: int = 9, seconds: float = 1.5) -> list[Row]:
+def measure(models: Path, *, rounds: int = 9, seconds: float = 1.5, apart: bool = False) -> list[Row]:
     """Translations a second, streamed tokens a second, and what the first token waits for at idle."""
-    server_cores, client_cores = split()
+    server_cores, client_cores = split(apart=apart)
     where = told(server_cores, client_cores)
     translator, language = open_bundle(models / "fr-en"), open_bundle(models / "text-en")
     assert isinstance(translator, Translator)
@@ -125,10 +137,18 @@ def measure(models: Path, *, rounds: int = 9, seconds: float = 1.5) -> list[Row]
 
 
 def engine(model: Language | Translator, make: Callable[[str], Job], texts: Sequence[str]) -> Engine:
-    """A fresh batcher over a model, with the service's defaults."""
+    """Fresh workers over a model, with the service's defaults; processes where the service has them."""
     settings, name = Settings(), model.manifest.name
-    makers = {name: partial(model.decoder, max_rows=settings.batch_rows)}
-    return Engine(name, Batcher(makers, threads=1, metrics=Metrics()), make, texts)
+    workers: Workers
+    if settings.worker_count > 1:
+        workers = processes = Processes(
+            {name: model}, processes=1, rows=settings.batch_rows, metrics=Metrics()
+        )
+        processes.launch()
+    else:
+        makers = {name: partial(model.decoder, max_rows=settings.batch_rows)}
+        workers = Batcher(makers, threads=1, metrics=Metrics())
+    return Engine(name, workers, make, texts)
 
 
 def compare(
@@ -247,8 +267,3 @@ def _drive(server: Server, asked: Sequence[bytes], askers: int, seconds: float) 
 
 def _nobody(pieces: list[Any]) -> None:
     """Where the pieces of a stream go that nobody reads."""
-
-
-def _run(work: Coroutine[Any, Any, float]) -> float:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work)

@@ -23,7 +23,7 @@ import numpy as np
 
 from bench.arrivals import Plan, Record
 from bench.cores import on, split, told
-from bench.load import drive, post, processor_seconds
+from bench.load import drive, family, post, processor_seconds
 from bench.rounds import Row
 from bench.sentences import french
 from export.server import HOST, Server, serve
@@ -33,6 +33,7 @@ PEER = "1x"
 CLOSED = 16
 """Clients that wait for their answers, to measure capacity: their beams fill the batch."""
 _HEALTH = 0.05  # seconds between two questions
+_LOOK = 20  # questions between two looks at the memory
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,13 @@ def measure(
     rounds: int = 1,
     multiples: tuple[float, ...] = MULTIPLES,
     pair: str = "fr-en",
+    apart: bool = False,
 ) -> list[Row]:
     """Every multiple of capacity, `rounds` times in turns; single sentences, translated as shipped.
 
     Raises RuntimeError where a request was lost, or answered with anything but 200 and 429.
     """
-    server_cores, client_cores = split()
+    server_cores, client_cores = split(apart=apart)
     source, target = pair.split("-")
     texts = french(20_000)
     bodies = [json.dumps({"q": text, "source": source, "target": target, "model": pair}) for text in texts]
@@ -179,15 +181,16 @@ class Watch:
             self.waits.append(time.perf_counter() - start)
             if answer.status != 200:
                 raise RuntimeError(f"health answered {answer.status}")
-            self.memory = max(self.memory, resident(self._server.process.pid))
+            if len(self.waits) % _LOOK == 1:  # to look costs the server some milliseconds
+                self.memory = max(self.memory, resident(self._server.process.pid))
             lain = time.perf_counter()
         connection.close()
 
 
 def resident(process: int) -> float:
-    """Resident memory of a process in MB."""
-    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-    return pages * 4096 / 1e6
+    """Memory of a process and those that it has started in MB, what they share counted once."""
+    shares = [Path(f"/proc/{each}/smaps_rollup").read_text() for each in family(process)]
+    return sum(int(share.partition("\nPss:")[2].split()[0]) for share in shares) * 1024 / 1e6
 
 
 def stolen(process: int) -> float:

@@ -49,11 +49,12 @@ def measure(models: Path, *, rounds: int = 3) -> list[Row]:
     held = {side: values[1:] for side, values in memory.items()}
     return [
         *rows(f"start-up, {count} models", seconds, unit="s", peer=PEER),
-        *rows(f"memory, {count} models", held, unit="MB RSS", peer=PEER),
+        *rows(f"memory, {count} models", held, unit="MB PSS", peer=PEER),
     ]
 
 
 def resident(pid: int) -> float:
-    """Megabytes of memory that a process and its children hold."""
+    """Megabytes of memory that a process and its children hold, what they share counted once."""
     process = psutil.Process(pid)
-    return float(sum(one.memory_info().rss for one in [process, *process.children(recursive=True)])) / 1e6
+    held = [one.memory_full_info().pss for one in [process, *process.children(recursive=True)]]
+    return float(sum(held)) / 1e6

@@ -283,24 +283,38 @@ def continues(prompt: str) -> bool:
     return bool(prompt) and not prompt[-1].isspace()
 
 
-def stops_at(tokenizer: Tokenizer, strings: Sequence[str], skip: int) -> Callable[[Sequence[int]], bool]:
-    """Whether the newest token completes one of ``strings``; the first ``skip`` bytes do not count.
+class StopStrings:
+    """``Request.stop``: whether the newest token completes one of some strings.
 
     Only the last few tokens are looked at, so a long answer costs no more than a short one.
-    """
-    wanted = [string.encode() for string in strings]
-    longest = max(map(len, wanted))
 
-    def stop(ids: Sequence[int]) -> bool:
-        tail = tokenizer.surface(ids[-1])
+    Args:
+        skip: bytes at the beginning that do not count.
+        also: another reason to stop.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        strings: Sequence[str],
+        skip: int,
+        also: Callable[[Sequence[int]], bool] | None = None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._wanted = [string.encode() for string in strings]
+        self._longest = max(map(len, self._wanted))
+        self._skip = skip
+        self._also = also
+
+    def __call__(self, ids: Sequence[int]) -> bool:
+        surface = self._tokenizer.surface
+        tail = surface(ids[-1])
         place = len(ids) - 1
-        enough = len(tail) + longest - 1
+        enough = len(tail) + self._longest - 1
         while place and len(tail) < enough:
             place -= 1
-            tail = tokenizer.surface(ids[place]) + tail
-        if skip:
-            before = sum(len(tokenizer.surface(id)) for id in ids[:place])
-            tail = tail[max(0, skip - before) :]
-        return any(string in tail for string in wanted)
-
-    return stop
+            tail = surface(ids[place]) + tail
+        if self._skip:
+            before = sum(len(surface(id)) for id in ids[:place])
+            tail = tail[max(0, self._skip - before) :]
+        return any(string in tail for string in self._wanted) or (self._also is not None and self._also(ids))

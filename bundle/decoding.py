@@ -190,36 +190,40 @@ class Decoder:
             state, ids, Reach(self._banned.mask, most, end=self._end, seconds=_SECONDS)
         )
         taken, logprobs = found.ids.tolist(), found.scores.tolist()
-        steady = all(group.steady for group in groups)
+        if all(group.steady for group in groups) and np.isfinite(found.scores).all():
+            steps = self._take(groups, taken, logprobs, events)
+            return _Chosen(_gone_on(groups, taken[steps - 1]), after(steps), None)
         for step, ids in enumerate(taken):
-            if -np.inf in logprobs[step] or not (steady or all(wish.allowed is None for wish in wishes)):
+            if -np.inf in logprobs[step] or any(wish.allowed is not None for wish in wishes):
                 named = Scores(None, Best(found.best.scores[step], found.best.ids[step]))
                 outlook = Outlook(named, None, wishes, banned=self._banned, end=self._end)
                 going = self._choose(outlook, groups, events)
                 if [id for each in going for id in each.ids] != ids:
                     break
             else:
-                going = self._take(groups, ids, logprobs[step], events)
-                if not all(each.ids for each in going):
+                self._take(groups, [ids], [logprobs[step]], events)
+                going = _gone_on(groups, ids)
+                if not all(group.choices for group in groups):
                     break
-            if step < len(taken) - 1 and not steady:
+            if step < len(taken) - 1:
                 wishes = wishes_of(groups)
                 if self._judges(wishes):
                     break
         return _Chosen(going, after(step + 1), None)
 
     def _take(
-        self, groups: list[Group], ids: list[int], logprobs: list[float], events: list[Event]
-    ) -> list[Going]:
-        """Groups of one row go on with these tokens, one a group."""
-        going = []
-        for row, (group, id, logprob) in enumerate(zip(groups, ids, logprobs, strict=True)):
-            if self._grown(group, group.choices[0], id, logprob, (), 0, events):
-                going.append(Going(group, 1, [row], [id]))
-            else:
-                group.choices = []
-                going.append(Going(group, 1, [], []))
-        return going
+        self, groups: list[Group], taken: list[list[int]], logprobs: list[list[float]], events: list[Event]
+    ) -> int:
+        """Groups of one row go on with these tokens, step by step, until one of them ends; after how many."""
+        for step, ids in enumerate(taken):
+            ends = False
+            for group, id, logprob in zip(groups, ids, logprobs[step], strict=True):
+                if not self._grown(group, group.choices[0], id, logprob, (), 0, events):
+                    group.choices = []
+                    ends = True
+            if ends:
+                break
+        return step + 1
 
     def _chosen(
         self, groups: list[Group], wishes: list[Wish], scores: Scores, state: State, events: list[Event]
@@ -301,6 +305,14 @@ class Decoder:
         ids = tuple(choice.ids)
         events.append(Finished(group.tag, choice.number, ids, choice.logprob, reason, left))
         return False
+
+
+def _gone_on(groups: list[Group], ids: list[int]) -> list[Going]:
+    """How groups of one row, some of which have ended, go on with these tokens."""
+    return [
+        Going(group, 1, [row], [id]) if group.choices else Going(group, 1, [], [])
+        for row, (group, id) in enumerate(zip(groups, ids, strict=True))
+    ]
 
 
 def _ranked(group: Group, beam: Beam) -> list[Finished]:

@@ -14,9 +14,9 @@ from bundle.completion import (
     CompletionOptions,
     CompletionWishes,
     Piece,
+    StopStrings,
     TokenLogprob,
     continues,
-    stops_at,
 )
 from bundle.decoding import Decoder, Request
 from bundle.errors import InvalidRequest
@@ -80,6 +80,11 @@ class Language:
         self.lexicon = lexicon
         self._bos = manifest.special.bos
         self._resolved = lru_cache(maxsize=256)(self._resolve)  # most who ask wish for the same
+
+    @property
+    def parts(self) -> dict[str, object]:
+        """What jobs refer to and do not own: a job that is sent to another process names them."""
+        return {"model": self, "tokenizer": self.tokenizer, "words": self._words}
 
     def decoder(self, *, max_rows: int = 64) -> Decoder:
         """A decoder of its own, empty, over the shared graph."""
@@ -262,9 +267,8 @@ class Language:
             return None if rule is None else rule.stop
         if rule is None:
             skip = 1 if self.tokenizer.strips_first_space and not continues(prompt) else 0
-            return stops_at(self.tokenizer, strings, skip)
-        stop = stops_at(self.tokenizer, strings, len(rule.typed.encode()))
-        return lambda ids: stop(ids) or rule.stop(ids)
+            return StopStrings(self.tokenizer, strings, skip)
+        return StopStrings(self.tokenizer, strings, len(rule.typed.encode()), rule.stop)
 
     @property
     def _longest(self) -> int:
@@ -326,19 +330,23 @@ class Language:
             raise InvalidRequest("logprobs", "are of tokens: level must not be word")
 
 
-def _adjustment(wishes: CompletionWishes) -> Callable[[Sequence[int], Array], None] | None:
-    """What penalties and biases do to the logits of a row; None where there are none."""
-    presence, frequency, biases = wishes.presence_penalty, wishes.frequency_penalty, wishes.logit_bias
-    if not (presence or frequency or biases):
-        return None
-    places = np.array([id for id, _ in biases], np.int64)
-    values = np.array([bias for _, bias in biases], np.float32)
+class _Adjustment:
+    """``Request.adjust``: what penalties and biases do to the logits of a row."""
 
-    def adjust(ids: Sequence[int], logits: Array) -> None:
-        penalise(logits, ids, presence=presence, frequency=frequency)
-        np.add.at(logits, places, values)
+    def __init__(self, wishes: CompletionWishes) -> None:
+        self._presence, self._frequency = wishes.presence_penalty, wishes.frequency_penalty
+        self._places = np.array([id for id, _ in wishes.logit_bias], np.int64)
+        self._values = np.array([bias for _, bias in wishes.logit_bias], np.float32)
 
-    return adjust
+    def __call__(self, ids: Sequence[int], logits: Array) -> None:
+        penalise(logits, ids, presence=self._presence, frequency=self._frequency)
+        np.add.at(logits, self._places, self._values)
+
+
+def _adjustment(wishes: CompletionWishes) -> _Adjustment | None:
+    """None where nothing is changed."""
+    steered = wishes.presence_penalty or wishes.frequency_penalty or wishes.logit_bias
+    return _Adjustment(wishes) if steered else None
 
 
 def _within(field: str, value: int | float, least: int | float, most: int | float) -> None:

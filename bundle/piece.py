@@ -142,7 +142,8 @@ class Piece:
         self.kept = tuple(kept)
         self.variants: list[Variant] = []
         self._reading = reading
-        self._plans = self._disguises()
+        self._tried = 0  # disguises
+        self._seen: Edits | None = None
         self._plan: Edits | None = None
         self._between: list[Span] = []
         self.asked: list[str] = []
@@ -173,18 +174,20 @@ class Piece:
         self._next()
         return not self.variants
 
-    def _disguises(self) -> Iterator[Edits]:
-        seen = None
-        for numbers in (False, True):
-            plan = self._reading.disguised(self.text, self.kept, numbers=numbers)
-            if plan is None or plan == seen:
+    def _disguise(self) -> Edits | None:
+        """The next that differs from the one before; no generator, which could not be sent to a process."""
+        while self._tried < 2:
+            plan = self._reading.disguised(self.text, self.kept, numbers=self._tried == 1)
+            self._tried += 1
+            if plan is None or plan == self._seen:
                 continue
-            seen = plan
+            self._seen = plan
             if not self.kept or self._reading.legible(plan.result):
-                yield plan
+                return plan
+        return None
 
     def _next(self) -> None:
-        self._plan = next(self._plans, None)
+        self._plan = self._disguise()
         if self._plan is not None:
             self.asked = [self._plan.result]
             return

@@ -266,6 +266,13 @@ class Translator:
         self._guard = RepetitionGuard(tokenizer)
         self._reading = Reading(tokenizer, manifest.limits.prompt_tokens - 1)  # and the end of the sentence
 
+    @property
+    def parts(self) -> dict[str, object]:
+        """What jobs refer to and do not own: a job that is sent to another process names them."""
+        return {
+            "model": self, "tokenizer": self.tokenizer, "guard": self._guard, "reading": self._reading,
+        }  # fmt: skip
+
     def decoder(self, *, max_rows: int = 64) -> Decoder:
         """A decoder of its own, empty, over the shared graphs."""
         special = self.manifest.special

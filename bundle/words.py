@@ -149,8 +149,12 @@ class WordRule:
         self._table = table
         self._bytes = typed.encode()
         self._every = every
-        self._known = table.known if table.knows(typed) else None
+        self._judged = table.knows(typed)
         self._free = _free(typed)[1]
+
+    @property
+    def _known(self) -> KnownTokens | None:
+        return self._table.known if self._judged else None
 
     def allow(self, ids: Sequence[int]) -> Mask:
         """Tokens that keep to the typed letters, whole characters and known words, and append something."""
@@ -162,26 +166,26 @@ class WordRule:
             mask = self._table.inside
         else:
             mask = self._table.outside if text and not text.isspace() else self._table.unfinished
-        if self._known is None:
+        known = self._known
+        if known is None:
             return mask
         run, free = self._run(made)
         if len(run) < free:
-            return self._into_free(mask, made, free)
+            return self._into_free(known, mask, made, free)
         # a list of words is a list of words, and of nothing that stands before them
-        kept: Mask = mask & self._known.after(run, free, words=self._every and not count_words(text))
+        kept: Mask = mask & known.after(run, free, words=self._every and not count_words(text))
         eos = self._table.tokenizer.special.eos
         if eos is not None and mask[eos]:
-            kept[eos] = self._known.complete(run, free)
+            kept[eos] = known.complete(run, free)
         return kept
 
-    def _into_free(self, mask: Mask, made: bytes, free: int) -> Mask:
+    def _into_free(self, known: KnownTokens, mask: Mask, made: bytes, free: int) -> Mask:
         """Of the tokens that keep to the typed letters those that stay in what is not judged of them, or lead
         out of it into a known word."""
-        assert self._known is not None
         kept = np.zeros_like(mask)
         for id in np.flatnonzero(mask):
             run = _last_run(made + self._table.surfaces[id])
-            kept[id] = len(run) < free or bool(self._known.lexicon.rests(run, free))
+            kept[id] = len(run) < free or bool(known.lexicon.rests(run, free))
         return kept
 
     def closing(self, ids: Sequence[int]) -> Mask | None:
@@ -190,7 +194,8 @@ class WordRule:
         text, whole = _decode(made[len(self._bytes) :])
         if not whole or count_words(text) < self.words:
             return None
-        if self._known is not None and not self._known.complete(*self._run(made)):
+        known = self._known
+        if known is not None and not known.complete(*self._run(made)):
             return None
         return self._table.closing
 

@@ -68,17 +68,29 @@ def run(settings: Settings) -> int:
     registry = open_registry(settings.models_folder, device=place, languages=settings.language_order)
     from service.app import build_app
     from service.house import build_house
+    from service.processes import Processes, decode_in_processes
     from service.server import serve
     from service.warm import warm_gpu
 
     warm_gpu(registry, rows=settings.batch_rows)
-    house = build_house(settings, registry, Detector(identifier(), registry.codes))
-    app = build_app(house)
+    house = build_house(
+        settings,
+        registry,
+        Detector(identifier(), registry.codes),
+        processes=decode_in_processes(settings, registry),
+    )
     # What is there now stays: vocabularies and routes, which the collector of cycles would otherwise walk
     # through again and again, a tenth of a second in which nobody is answered.
     gc.collect()
     gc.freeze()
-    serve(app, house)
+    if isinstance(house.workers, Processes):
+        house.workers.launch()  # before the application, whose exporter of traces is a thread
+    try:
+        app = build_app(house)
+        gc.freeze()
+        serve(app, house)
+    finally:
+        house.workers.stop()
     return 0
 
 

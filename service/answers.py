@@ -17,7 +17,6 @@ from prometheus_client import Histogram
 
 from service.admission import Admission, Permit
 from service.backlog import Size
-from service.batcher import Batcher, worker_dead
 from service.cache import MemoryStore, cache_key
 from service.errors import Problem, deadline_exceeded, unavailable
 from service.metrics import Metrics
@@ -25,6 +24,7 @@ from service.redis_store import RedisStore
 from service.stream import Pace, Stream
 from service.ticket import Delivery, Job, Ticket
 from service.trace import Trace
+from service.workers import Workers, worker_dead
 
 _LONG = 1000  # characters that are read on the event loop, in about ten milliseconds
 
@@ -90,14 +90,14 @@ class Answers:
         memory: MemoryStore,
         redis: RedisStore | None,
         admission: Admission,
-        batcher: Batcher,
+        workers: Workers,
         metrics: Metrics,
         deadline_seconds: float,
     ) -> None:
         self._memory = memory
         self._redis = redis
         self._admission = admission
-        self._batcher = batcher
+        self._workers = workers
         self._metrics = metrics
         self._seconds = deadline_seconds
         self._reader = asyncio.Semaphore(1)
@@ -269,7 +269,7 @@ class Answers:
         for place, question in enumerate(questions):
             flight = self._flights[question.key] if self._joins(question, fresh) else None
             if flight is not None:
-                flight.ticket.deadline = max(flight.ticket.deadline, deadline)
+                flight.ticket.extend(deadline)
                 self._metrics.cache_joined.inc()
                 flights[place] = flight
                 continue
@@ -316,7 +316,7 @@ class Answers:
         ticket.when_settled(settled)
         self._outstanding.add(ticket)
         try:
-            self._batcher.submit(ticket)
+            self._workers.submit(ticket)
         except Problem:
             ticket.deliver(Delivery(ticket, [], worker_dead()))
 

@@ -41,6 +41,9 @@ class Problem(Exception):
         self.headers = headers or {}
         self.outcome = outcome
 
+    def __reduce__(self) -> tuple[type[Problem], tuple[int, str, str], dict[str, object]]:
+        return Problem, (self.status, self.code, self.detail), self.__dict__
+
 
 def invalid(
     field: str | None, detail: str, *, limit: float | None = None, code: str = "invalid_value"

@@ -17,10 +17,11 @@ from bundle.stepper import Prompt
 from bundle.translator import Translator
 from bundle.vectors import Vectors
 from service.admission import Admission
-from service.batcher import Batcher, Lane
 from service.errors import Problem
+from service.lane import Pulse
 from service.registry import Registry
 from service.ticket import Ticket
+from service.workers import Workers
 
 logger = logging.getLogger("voisin")
 
@@ -64,17 +65,15 @@ class Health:
     def __init__(
         self,
         registry: Registry,
-        batcher: Batcher,
+        workers: Workers,
         admission: Admission,
         *,
         canary_seconds: float,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._models = {
-            each.name: each.model for each in registry if isinstance(each.model, Language | Translator)
-        }
+        self._models = registry.decoding
         self._vectors = {each.name: each.model for each in registry if isinstance(each.model, Vectors)}
-        self._batcher = batcher
+        self._workers = workers
         self._admission = admission
         self._seconds = canary_seconds
         self._clock = clock
@@ -101,10 +100,10 @@ class Health:
         """Send the canaries that are due, and note whether all models have answered."""
         now = self._clock()
         for name, model in self._models.items():
-            lane = self._batcher.lanes[name]
+            lane = self._workers.lanes[name]
             due = lane.forward_at is None or lane.failures or now - lane.forward_at >= self._seconds
             pending = self._canaries.get(name)
-            if due and not lane.active and (pending is None or pending.result.done()):
+            if due and not lane.rows and (pending is None or pending.result.done()):
                 self._send(name, model)
         for name, vectors in self._vectors.items():
             if now - self._looked_up.get(name, float("-inf")) >= self._seconds:
@@ -118,7 +117,7 @@ class Health:
         )
         self._canaries[name] = ticket
         try:
-            self._batcher.submit(ticket)
+            self._workers.submit(ticket)
         except Problem:
             ticket.result.cancel()  # reasons() says why
 
@@ -138,7 +137,7 @@ class Health:
         found = []
         if self._admission.draining:
             found.append(Reason("draining"))
-        if self._batcher.died_at is not None:
+        if self._workers.died_at is not None:
             found.append(Reason("worker_dead"))
         if not self.started:
             found.append(Reason("starting"))
@@ -146,7 +145,7 @@ class Health:
 
     def _unwell(self, now: float) -> list[Reason]:
         found = []
-        for name, lane in self._batcher.lanes.items():
+        for name, lane in self._workers.lanes.items():
             code = self._ailment(lane, now)
             if code:
                 found.append(Reason(code, name))
@@ -155,7 +154,7 @@ class Health:
                 found.append(Reason("model_failed", name))
         return found
 
-    def _ailment(self, lane: Lane, now: float) -> str | None:
+    def _ailment(self, lane: Pulse, now: float) -> str | None:
         if lane.failures:
             return "model_failed"
         turn_at = lane.turn_at
@@ -169,10 +168,10 @@ class Health:
     def is_live(self) -> bool:
         """Whether a restart would be no help. It becomes false some time after readiness does."""
         now = self._clock()
-        died = self._batcher.died_at
+        died = self._workers.died_at
         if died is not None and now - died > LIVE_GRACE:
             return False
-        for lane in self._batcher.lanes.values():
+        for lane in self._workers.lanes.values():
             if lane.failed_at is not None and now - lane.failed_at > LIVE_GRACE + self._seconds:
                 return False
             if lane.turn_at is not None and now - lane.turn_at > LIVE_GRACE + 4 * self._seconds:

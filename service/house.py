@@ -9,21 +9,22 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bundle.language import Language
-from bundle.translator import Translator
 from service.admission import Admission
 from service.answers import Answers
 from service.batcher import Batcher
 from service.cache import MemoryStore
+from service.collector import collect_in_peace
 from service.detection import Detector
 from service.device import watch_device
 from service.health import Health
 from service.keys import Keys
 from service.metrics import Metrics
 from service.prepared import Prepared
+from service.processes import Processes
 from service.redis_store import RedisStore
 from service.registry import Registry
 from service.settings import Settings, SettingsError
+from service.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class House:
     memory: MemoryStore
     redis: RedisStore | None
     admission: Admission
-    batcher: Batcher
+    workers: Workers
     answers: Answers
     health: Health
     detector: Detector
@@ -46,14 +47,20 @@ class House:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Threads, Redis and canaries run inside this block."""
-        self.batcher.start(asyncio.get_running_loop())
+        self.workers.start(asyncio.get_running_loop())
         if self.redis is not None:
             await self.redis.start()
 
         def busy() -> bool:
             return self.admission.jobs > 0
 
-        tasks = [asyncio.create_task(self.health.watch(), name="canaries")]
+        def waited_for() -> bool:
+            return any(task.under_way for task in self.metrics.tasks.values())
+
+        tasks = [
+            asyncio.create_task(self.health.watch(), name="canaries"),
+            asyncio.create_task(collect_in_peace(waited_for), name="collector"),
+        ]
         tasks += [asyncio.create_task(each.fill(busy), name="prepared") for each in self.prepared.values()]
         try:
             yield
@@ -61,13 +68,18 @@ class House:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self.batcher.stop()
+            self.workers.stop()
             if self.redis is not None:
                 await self.redis.close()
 
 
-def build_house(settings: Settings, registry: Registry, detector: Detector) -> House:
+def build_house(
+    settings: Settings, registry: Registry, detector: Detector, *, processes: bool = False
+) -> House:
     """The parts, connected, nothing started.
+
+    Args:
+        processes: whether other processes decode. They have to be launched before the house is opened.
 
     Raises:
         SettingsError: VOISIN_REDIS_URL is no Redis URL, or the API keys cannot be read.
@@ -82,11 +94,9 @@ def build_house(settings: Settings, registry: Registry, detector: Detector) -> H
         rows=settings.batch_rows,
         metrics=metrics,
     )
-    models = {each.name: each.model for each in registry if isinstance(each.model, Language | Translator)}
-    makers = {name: partial(model.decoder, max_rows=settings.batch_rows) for name, model in models.items()}
-    batcher = Batcher(makers, threads=settings.worker_threads, metrics=metrics)
-    answers = Answers(memory, redis, admission, batcher, metrics, settings.deadline_seconds)
-    health = Health(registry, batcher, admission, canary_seconds=settings.canary_seconds)
+    workers = _workers(settings, registry, metrics, processes=processes)
+    answers = Answers(memory, redis, admission, workers, metrics, settings.deadline_seconds)
+    health = Health(registry, workers, admission, canary_seconds=settings.canary_seconds)
     _watch(metrics, memory, redis, health, registry)
     keys = _keys(settings)
     prepared = {vectors.manifest.name: Prepared(vectors) for vectors in registry.vectors}
@@ -97,13 +107,21 @@ def build_house(settings: Settings, registry: Registry, detector: Detector) -> H
         memory,
         redis,
         admission,
-        batcher,
+        workers,
         answers,
         health,
         detector,
         prepared,
         keys,
     )
+
+
+def _workers(settings: Settings, registry: Registry, metrics: Metrics, *, processes: bool) -> Workers:
+    models, rows = registry.decoding, settings.batch_rows
+    if processes:
+        return Processes(models, processes=settings.worker_count, rows=rows, metrics=metrics)
+    makers = {name: partial(model.decoder, max_rows=rows) for name, model in models.items()}
+    return Batcher(makers, threads=settings.worker_count, metrics=metrics)
 
 
 def _keys(settings: Settings) -> Keys | None:

@@ -103,6 +103,14 @@ class Metrics:
         self.device_memory = self._gauge(
             "device_memory_bytes", "Memory in use on the GPU, by whomever; no sample on a CPU", "device"
         )
+        self.worker_processor = self._counter(
+            "worker_processor_seconds", "Processor time of processes that decode; none where threads do"
+        )
+        self.worker_memory = self._gauge(
+            "worker_resident_memory_bytes",
+            "Memory of a process that decodes, the weights that all share counted in each",
+            "worker",
+        )
         self.ready = self._gauge("ready", "1 while /health/ready says yes")
 
         self.tasks = {task: TaskMetrics(self, task) for task in TASKS}

@@ -77,6 +77,11 @@ class Registry:
     def _first_language(self, model: Model) -> tuple[int, str]:
         return min(self._rank(code) for code in model.manifest.languages)
 
+    @property
+    def decoding(self) -> dict[str, Language | Translator]:
+        """The models that write token by token, by name."""
+        return {each.name: each.model for each in self if isinstance(each.model, Language | Translator)}
+
     def __iter__(self) -> Iterator[Opened]:
         return iter(self.opened.values())
 

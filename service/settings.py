@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from service.cores import cores
+
 PREFIX = "VOISIN_"
 # Other rooms' variables that may stand in the same environment.
 _FOREIGN = frozenset(
@@ -60,8 +62,14 @@ class Settings:
         "Who runs fast int8 graphs on a CPU with AVX-512 VNNI: `auto` = our own kernels",
         choices=("auto", "onnxruntime"),
     )
+    workers: str = setting(
+        "auto",
+        "What decodes beside the event loop: `processes`, which share its weights and nothing else, or "
+        "`threads`; `auto` = processes where there is no GPU and more than one of them",
+        choices=("auto", "threads", "processes"),
+    )
     threads: int = setting(
-        0, "Worker threads for decoding, one graph call each; 0 = one a core", low=0, high=256
+        0, "How many workers decode, each a step at a time; 0 = one a core", low=0, high=256
     )
     batch_rows: int = setting(
         64, "Most rows (sentences, beams, samples) of one model in one step", low=1, high=4096
@@ -123,8 +131,8 @@ class Settings:
         return beside if self.models == _MODELS and not self.models.exists() else self.models
 
     @property
-    def worker_threads(self) -> int:
-        return self.threads or len(os.sched_getaffinity(0))
+    def worker_count(self) -> int:
+        return self.threads or cores()
 
 
 def variable(field: dataclasses.Field[Any]) -> str:

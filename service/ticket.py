@@ -1,4 +1,4 @@
-"""One job on its way through the batcher, as the event loop and the worker thread both see it."""
+"""One job on its way to its answer, as the event loop and whoever steps its lane see it."""
 
 from __future__ import annotations
 
@@ -38,18 +38,52 @@ class Job(Protocol):
     def result(self) -> Any: ...
 
 
-class Ticket:
-    """A job with its place in the queue, its deadline and those who wait for it.
+class Errand:
+    """A job on its way through a lane, as whoever steps the lane sees it.
 
-    The event loop writes `gone` and `deadline`; the worker writes the times. Both only ever move one way, so
-    neither needs a lock. Times are `time.monotonic`, which is also the clock of the event loop.
+    Times are `time.monotonic`, which is also the clock of the event loop, and one clock for all processes of
+    a machine.
     """
 
     __slots__ = (
-        "_encode", "_pieces", "_settled", "allowed", "asked", "deadline", "finished", "first", "gone", "held",
-        "job", "model", "permit", "result", "started", "streams", "submitted", "task", "tell_at",
-        "tokens_in", "tokens_out",
+        "allowed", "asked", "deadline", "finished", "first", "gone", "held", "job", "model", "started",
+        "streams", "submitted", "task", "tell_at", "tokens_in", "tokens_out",
     )  # fmt: skip
+
+    def __init__(
+        self, task: str, model: str, job: Job, *, submitted: float, deadline: float, streams: bool
+    ) -> None:
+        """
+        Args:
+            submitted, deadline: monotonic seconds; at the deadline the lane gives up.
+            streams: whether pieces are wanted before the end.
+        """
+        self.task = task
+        self.model = model
+        self.job = job
+        self.submitted = submitted
+        self.deadline = deadline
+        self.allowed = deadline - submitted
+        self.streams = streams
+        self.gone = False
+        self.asked = 0  # of the job's requests, what the decoder has
+        self.started: float | None = None
+        self.first: float | None = None
+        self.finished: float | None = None
+        self.tokens_in = sum(len(request.prompt.ids) + len(request.prompt.source) for request in job.requests)
+        self.tokens_out = 0
+        self.held: list[Any] = []  # pieces that have not been handed out yet
+        self.tell_at = 0.0  # when they will be
+
+
+class Ticket(Errand):
+    """An errand with its permit and those who wait for it.
+
+    The event loop writes `gone` and `deadline`; the worker writes the times. Both only ever move one way, so
+    neither needs a lock.
+    """
+
+    __slots__ = ("_encode", "_pieces", "_settled", "changed", "permit", "result")
 
     def __init__(
         self,
@@ -69,25 +103,14 @@ class Ticket:
             pieces: called on the event loop with what is added to the answer: the first piece at once, then
                 what `PIECES_EVERY` seconds gave.
         """
-        self.task = task
-        self.model = model
-        self.job = job
-        self.submitted = monotonic()
-        self.deadline = deadline
-        self.allowed = deadline - self.submitted
+        super().__init__(
+            task, model, job, submitted=monotonic(), deadline=deadline, streams=pieces is not None
+        )
         self.permit = permit
-        self.gone = False
-        self.asked = 0  # of the job's requests, what the decoder has
-        self.started: float | None = None
-        self.first: float | None = None
-        self.finished: float | None = None
-        self.tokens_in = sum(len(request.prompt.ids) + len(request.prompt.source) for request in job.requests)
-        self.tokens_out = 0
-        self.streams = pieces is not None
-        self.held: list[Any] = []  # pieces that the worker has not handed out yet
-        self.tell_at = 0.0  # when it will
         self.result: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.result.add_done_callback(_retrieved)
+        self.changed: Callable[[Ticket], None] | None = None
+        """Called where `gone` or `deadline` has changed, by whoever cannot see it here."""
         self._encode = encode
         self._pieces = pieces
         self._settled: Callable[[Ticket], None] | None = None
@@ -113,7 +136,17 @@ class Ticket:
 
     def leave(self) -> None:
         """Nobody waits any more: the rows are freed within one step."""
-        self.gone = True
+        if not self.gone:
+            self.gone = True
+            if self.changed is not None:
+                self.changed(self)
+
+    def extend(self, deadline: float) -> None:
+        """Somebody waits until then."""
+        if deadline > self.deadline:
+            self.deadline = deadline
+            if self.changed is not None:
+                self.changed(self)
 
     def deliver(self, delivery: Delivery) -> None:
         """On the event loop: pass on what a step gave."""
@@ -134,9 +167,9 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """From the worker to the loop: pieces of an answer, and at its end the job's result or the problem."""
+    """What a turn gave an errand: pieces of its answer, and at the end the job's result or the problem."""
 
-    ticket: Ticket
+    errand: Errand
     pieces: list[Any]
     end: Any = MORE
 

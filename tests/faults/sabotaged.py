@@ -1,7 +1,8 @@
-"""`python -m tests.faults.sabotaged`: the service, with a handle on its decoding threads.
+"""`python -m tests.faults.sabotaged`: the service, with a handle on its decoding threads or processes.
 
-SIGUSR1: the next turn of a lane ends its thread. SIGUSR2: the next turn never comes back, as a kernel that
-hangs in a driver would. The process is otherwise the one that users run; its patience is shortened.
+SIGUSR1: the next turn of a lane ends its worker. SIGUSR2: the next turn never comes back, as a kernel that
+hangs in a driver would. Whatever has forked from the service has the same handle. It is otherwise the one
+that users run; its patience is shortened.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import sys
 import threading
 from typing import Any
 
-import service.batcher
 import service.health
+import service.lane
 from service.__main__ import main
 
 LIVE_GRACE = 1.5
@@ -24,7 +25,7 @@ class Death(BaseException):
 
 def sabotage() -> None:
     """Arm the two signals."""
-    turn = service.batcher.Lane.turn
+    turn = service.lane.Lane.turn
     orders: list[str] = []
     service.health.LIVE_GRACE = LIVE_GRACE
 
@@ -36,7 +37,7 @@ def sabotage() -> None:
             threading.Event().wait()
         return turn(lane, *arguments)
 
-    service.batcher.Lane.turn = sabotaged  # type: ignore[method-assign]
+    service.lane.Lane.turn = sabotaged  # type: ignore[method-assign]
     signal.signal(signal.SIGUSR1, lambda *_: orders.append("die"))
     signal.signal(signal.SIGUSR2, lambda *_: orders.append("hang"))
 

@@ -1,4 +1,4 @@
-"""A decoding thread that dies or hangs: nobody is kept waiting, first not ready, then not live."""
+"""A worker that dies or hangs: nobody is kept waiting, first not ready, then not live."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import psutil
+import pytest
 
 from tests.faults.watching import started, until
 from tests.service.making import Service
@@ -29,9 +32,21 @@ def watch_fall(service: Service) -> list[tuple[int, int]]:
     return seen
 
 
-def test_a_thread_that_dies(models: Path, tmp_path: Path) -> None:
+def sabotage(service: Service, order: signal.Signals) -> None:
+    """To whoever decodes: the service itself, or what it has forked."""
+    workers = psutil.Process(service.process.pid).children()
+    for each in workers or [service.process]:
+        each.send_signal(order)
+
+
+@pytest.mark.parametrize("order", [signal.SIGUSR1, signal.SIGKILL])
+@pytest.mark.parametrize("workers", ["threads", "processes"])
+def test_a_worker_that_dies(models: Path, tmp_path: Path, workers: str, order: signal.Signals) -> None:
+    if (workers, order) == ("threads", signal.SIGKILL):
+        return  # nothing would be left to be looked at
+    settings = {"canary_seconds": 0.5, "threads": 2, "workers": workers}
     with (
-        started(models, tmp_path / "log", program=PROGRAM, canary_seconds=0.5, threads=2) as service,
+        started(models, tmp_path / "log", program=PROGRAM, **settings) as service,
         ThreadPoolExecutor(8) as pool,
     ):
         waiting = [pool.submit(service.post, "/complete", SLOW | {"seed": seed}) for seed in range(4)]
@@ -40,7 +55,7 @@ def test_a_thread_that_dies(models: Path, tmp_path: Path) -> None:
             for seed in range(4)
         ]
         until(lambda: service.metric("voisin_backlog_requests") == 8)
-        service.process.send_signal(signal.SIGUSR1)
+        sabotage(service, order)
         # everybody who was in is told, with a status and when to come back; nobody is cut off
         for answer in (each.result() for each in waiting):
             assert (answer.status, answer.json["code"]) == (503, "worker_dead")
@@ -59,17 +74,19 @@ def test_a_thread_that_dies(models: Path, tmp_path: Path) -> None:
         assert service.stop() == 0
 
 
-def test_a_thread_that_hangs(models: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["threads", "processes"])
+def test_a_worker_that_hangs(models: Path, tmp_path: Path, workers: str) -> None:
     settings = {"canary_seconds": 0.5, "threads": 2, "deadline_seconds": 1.5, "drain_seconds": 1}
+    settings |= {"workers": workers}
     with started(models, tmp_path / "log", program=PROGRAM, **settings) as service:
         with ThreadPoolExecutor(4) as pool:
-            service.process.send_signal(signal.SIGUSR2)
+            sabotage(service, signal.SIGUSR2)
             lost = [
                 pool.submit(service.post, "/complete", SLOW | {"seed": seed, "stream": seed > 1})
                 for seed in range(4)
             ]
             fall = watch_fall(service)
-            # the other lane is stepped by the other thread, whatever the first one does
+            # the other lane is stepped by the other worker, whatever the first one does
             assert service.get("/complete", prompt="abc", model="chars-en", max_tokens=3).status == 200
             answers = [each.result() for each in lost]
         assert [each.status for each in answers[:2]] == [504, 504]

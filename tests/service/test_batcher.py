@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from service.backlog import Size
-from service.batcher import Batcher, Lane
+from service.batcher import Batcher
 from service.errors import Problem
 from service.health import LIVE_GRACE, Health
+from service.lane import Lane
 from service.registry import Registry
+from service.tally import Counted
 from service.ticket import Ticket
 from tests.service.scripted import Job, Script, until, value
 
@@ -84,15 +86,15 @@ def test_pieces_are_held_back_and_come_before_the_end_whatever_it_is(end: str) -
         script = Script()
         lane = Lane("m", script.make)
         one = ticket(Job(length=4), pieces=lambda _: None)
-        [first] = lane.turn([one], script.metrics)
+        [first] = lane.turn([one], Counted(script.metrics))
         assert first.pieces == ["0:1"]
         for _ in range(2):
-            assert lane.turn([], script.metrics) == []
+            assert lane.turn([], Counted(script.metrics)) == []
         if end == "failed":
             script.failure = RuntimeError("a bad step")
         if end == "late":
             one.deadline = 0.0
-        [last] = lane.turn([], script.metrics)
+        [last] = lane.turn([], Counted(script.metrics))
         assert last.pieces == (["0:2", "0:3", "0:4", "0:5"] if end == "done" else ["0:2", "0:3"])
         assert (last.end == "result") if end == "done" else isinstance(last.end, Problem)
 
@@ -106,11 +108,11 @@ def test_a_slow_lane_hands_out_each_piece() -> None:
         script = Script()
         lane = Lane("m", script.make)
         one = ticket(Job(length=4), pieces=lambda _: None)
-        lane.turn([one], script.metrics)
+        lane.turn([one], Counted(script.metrics))
         for number in (2, 3):
             assert lane.forward_at is not None
             lane.forward_at -= 1.0
-            [each] = lane.turn([], script.metrics)
+            [each] = lane.turn([], Counted(script.metrics))
             assert each.pieces == [f"0:{number}"]
 
     asyncio.run(main())

@@ -30,6 +30,8 @@ GOLDEN = {
     "voisin_backlog_requests": (),
     "voisin_backlog_tokens": (),
     "voisin_queue_capacity_tokens": (),
+    "voisin_worker_processor_seconds_total": (),
+    "voisin_worker_resident_memory_bytes": ("worker",),
     "voisin_cache_requests_total": ("tier", "result"),
     "voisin_cache_writes_total": ("result",),
     "voisin_cache_joined_total": (),
