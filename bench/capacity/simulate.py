@@ -2,12 +2,13 @@
 
 What is simulated is what service/ does. The event loop is one server that takes requests in turn: it looks
 into the cache, joins an equal request that is on its way, or asks admission, which is the service's own class
-on the simulated clock. Admitted jobs wait for their lane; worker threads step the lanes in turn, one thread a
-lane, and whatever waits joins between two steps, as far as there are rows (service/batcher.py,
-bundle/decoding.py). Threads share the interpreter: the part of a step that is Python, and everything on the
-event loop, one at a time, handed over after 5 ms at the latest. Steps share the processors; the event loop,
-which sleeps most of the time, is given one at once by the operating system, and steps take so much longer. A
-client that is refused comes back after `Retry-After` and up to half of it more.
+on the simulated clock. Admitted jobs wait for their lane; workers step the lanes in turn, and whatever waits
+joins between two steps, as far as there are rows (service/lane.py, bundle/decoding.py). One worker is a thread
+and shares the interpreter with the event loop: the part of a step that is Python, and everything on the loop,
+one at a time, handed over after 2 ms at the latest. Several are processes, each with an interpreter and lanes of
+its own (service/processes.py). Steps share the processors; the event loop, which sleeps most of the time, is
+given one at once by the operating system, and steps take so much longer. A client that is refused comes back
+after `Retry-After` and up to half of it more.
 
 What is not: the network, the operating system's own share, garbage collection, Redis, streams.
 """
@@ -30,7 +31,7 @@ from service.errors import Problem
 from service.metrics import Metrics
 
 Process = Generator[simpy.Event, Any, Any]
-SWITCH = 0.005
+SWITCH = 0.002
 """Seconds after which the interpreter is handed over (`sys.getswitchinterval`)."""
 
 LOOKED_UP = "similar"
@@ -39,7 +40,7 @@ LOOKED_UP = "similar"
 
 @dataclass(frozen=True, kw_only=True)
 class Replica:
-    """One process and its settings, named as VOISIN_ names them."""
+    """One service and its settings, named as VOISIN_ names them."""
 
     cores: int = 1
     threads: int = 1
@@ -123,7 +124,6 @@ class _Lane:
         self.inbox: deque[_Ticket] = deque()
         self.waiting: deque[_Part] = deque()
         self.running: list[_Part] = []
-        self.busy = False
 
     @property
     def has_work(self) -> bool:
@@ -162,7 +162,11 @@ class Simulation:
             clock=lambda: float(self.env.now),
         )
         self._lanes = {task: [_Lane(lane) for lane in lanes] for task, lanes in costs.lanes.items()}
-        self._order = deque(lane for lanes in self._lanes.values() for lane in lanes)
+        lanes = sorted(
+            (lane for some in self._lanes.values() for lane in some), key=lambda each: each.costs.model
+        )
+        workers = max(1, min(replica.threads, len(lanes)))
+        self._orders = [deque(lanes[first::workers]) for first in range(workers)]
         self._work = self.env.event()
         self._flights: dict[int, _Ticket] = {}
         self._since = 0.0
@@ -190,8 +194,8 @@ class Simulation:
     def run(self, seconds: float, *, warm: float = 0.0) -> Outcome:
         """Count what arrives from `warm` to `warm + seconds`."""
         self.env.process(self._arrivals(warm, warm + seconds))
-        for _ in range(min(self._replica.threads, len(self._order))):
-            self.env.process(self._worker())
+        for order in self._orders:
+            self.env.process(self._worker(order))
         self.env.run(until=warm + seconds)
         outcome = self.outcome
         outcome.seconds = seconds
@@ -220,7 +224,10 @@ class Simulation:
             self.outcome.busy += seconds
 
     def _step(self, seconds: float, python: float) -> Process:
-        """A step on a processor: its share of Python with the interpreter, then the graph without."""
+        """A step on a processor: its share of Python with the loop's interpreter, if that is its own, too; then
+        the rest without.
+        """
+        python = python if len(self._orders) == 1 else 0.0
         with self._cores.request() as core:
             yield core
             left = seconds * python
@@ -321,25 +328,23 @@ class Simulation:
             self._work.succeed()
         return ticket
 
-    # -- the batcher ----------------------------------------------------------------------------------------
+    # -- the workers ----------------------------------------------------------------------------------------
 
-    def _worker(self) -> Process:
+    def _worker(self, order: deque[_Lane]) -> Process:
         while True:
-            lane = self._next()
+            lane = self._next(order)
             if lane is None:
                 if self._work.triggered:
                     self._work = self.env.event()
                 yield self._work
                 continue
-            lane.busy = True
             yield from self._turn(lane)
-            lane.busy = False
 
-    def _next(self) -> _Lane | None:
-        for _ in range(len(self._order)):
-            lane = self._order[0]
-            self._order.rotate(-1)
-            if lane.has_work and not lane.busy:
+    def _next(self, order: deque[_Lane]) -> _Lane | None:
+        for _ in range(len(order)):
+            lane = order[0]
+            order.rotate(-1)
+            if lane.has_work:
                 return lane
         return None
 

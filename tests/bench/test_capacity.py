@@ -99,6 +99,19 @@ def test_rows_of_many_requests_share_a_step() -> None:
     assert spent[1] < 1.1 * spent[0]
 
 
+def test_several_workers_have_interpreters_and_lanes_of_their_own() -> None:
+    """Two lanes of nothing but Python, each with more to do than a core can: two workers do twice as much."""
+    many = [lane(model=name, running=5e-3, row=0.0, python=1.0) for name in ("one", "two")]
+    traffic = Traffic(
+        rate=400, shares={"complete": Share(weight=1, distinct=100_000, exponent=0.0)}, retries=0
+    )
+    served = []
+    for replica in (Replica(cores=2, threads=1), Replica(cores=2, threads=2)):
+        given = replace(replica, cache_bytes=0.0, batch_rows=6)
+        served.append(simulate(costs(complete=many), given, traffic, seconds=10, warm=1).served)
+    assert served[1] > 1.8 * served[0]
+
+
 @pytest.mark.parametrize("rate", [30, 300, 3000])
 def test_nothing_is_lost(rate: float) -> None:
     """What arrived was served, refused for good or late, or has not ended."""
