@@ -69,6 +69,7 @@ class Beam:
     Attributes:
         live: hypotheses that go on, best first.
         rows: where each of them stands, among the rows of the request.
+        standing: the same hypotheses in the order of their rows.
     """
 
     width: int
@@ -81,46 +82,36 @@ class Beam:
     def __post_init__(self) -> None:
         self.live = [Hypothesis((), 0.0)]
         self.rows = [0]
+        self.standing = self.live
         self._finished: list[Hypothesis] = []
         self._outcomes: dict[Hashable, Hypothesis] = {}
         self._ended = 0
 
-    @property
-    def standing(self) -> list[Hypothesis]:
-        """The live hypotheses in the order of their rows."""
-        found = self.live.copy()
-        for row, hypothesis in zip(self.rows, self.live, strict=True):
-            found[row] = hypothesis
-        return found
-
-    def advance(self, ids: NDArray[np.int64], logprobs: Array) -> list[int]:
+    def advance(self, ids: Sequence[list[int]], logprobs: Sequence[list[float]]) -> list[int]:
         """Extend the live hypotheses by their candidates.
 
         Args:
-            ids: ``[rows, candidates]``, at least ``2 * width`` of them for each row where there are so many.
+            ids: of each row its candidates, at least ``2 * width`` of them where there are so many.
             logprobs: of the candidates; minus infinity for what may not be chosen.
 
         Returns:
             For each new row the row that it goes on from. Empty when the search is over.
         """
-        # a search looks at a few dozen numbers, for which numpy takes longer than lists do
-        some, scores = ids.tolist(), logprobs.tolist()
         rows = self.rows
-        parents = self._extend([some[row] for row in rows], [scores[row] for row in rows])
+        parents = self._extend([ids[row] for row in rows], [logprobs[row] for row in rows])
         origins = [rows[parent] for parent in parents]
         self.rows = _seats(origins)
-        found = origins.copy()
-        for row, origin in zip(self.rows, origins, strict=True):
-            found[row] = origin
+        found, self.standing = origins.copy(), self.live.copy()
+        for row, origin, hypothesis in zip(self.rows, origins, self.live, strict=True):
+            found[row], self.standing[row] = origin, hypothesis
         return found
 
     def _extend(self, ids: list[list[int]], logprobs: list[list[float]]) -> list[int]:
         """Candidates in the order of ``live``; for each new live hypothesis the place of its parent."""
-        totals = [
-            hypothesis.logprob + each
-            for hypothesis, some in zip(self.live, logprobs, strict=True)
-            for each in some
-        ]
+        totals: list[float] = []
+        for hypothesis, some in zip(self.live, logprobs, strict=True):
+            before_it = hypothesis.logprob
+            totals += [before_it + each for each in some]
         order = sorted(range(len(totals)), key=totals.__getitem__, reverse=True)[: 2 * self.width]
         columns = len(ids[0])
         before, self.live = self.live, []

@@ -5,8 +5,8 @@ from collections.abc import Hashable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from bundle.beam import Beam, Reason
-from bundle.outlook import Wish
+from bundle.beam import Beam, Hypothesis, Reason
+from bundle.outlook import Mask, Wish
 from bundle.request import Request
 
 
@@ -24,17 +24,19 @@ class Choice:
 class Group:
     """The rows of one request, which stand side by side in the state."""
 
-    __slots__ = ("_wish", "beam", "choices", "request", "tag")
+    __slots__ = ("_plain", "beam", "choices", "request", "steady", "tag")
 
     def __init__(self, request: Request, tag: Hashable, end: int, capacity: int) -> None:
         self.request = request
         self.tag = tag
         self.choices = [] if request.beam > 1 else [Choice(number) for number in range(request.n)]
         self.beam: Beam | None = None
-        #: what all rows ask of every step, where that does not depend on what they have come to
-        self._wish: Wish | None = None
-        if request.allow is None and request.closing is None and request.adjust is None:
-            self._wish = self._wished(())
+        #: what a row asks of a step where nothing is forbidden; None where more than that may be asked
+        self._plain: Wish | None = None
+        if request.closing is None and request.adjust is None:
+            self._plain = self._wished((), None)
+        #: whether what it wishes for is the same at every step
+        self.steady = self._plain is not None and request.allow is None
         if request.beam > 1:
             self.beam = Beam(
                 request.beam,
@@ -44,11 +46,6 @@ class Group:
                 request.outcome,
                 request.n,
             )
-
-    @property
-    def steady(self) -> bool:
-        """Whether what it wishes for is the same at every step."""
-        return self._wish is not None
 
     @property
     def greedy(self) -> bool:
@@ -67,18 +64,22 @@ class Group:
 
     def wishes(self) -> list[Wish]:
         """What each row asks of its next token."""
-        if self._wish is not None:
-            return [self._wish] * self.rows
-        if self.beam is None:
-            return [self._wished(choice.ids) for choice in self.choices]
-        return [self._wished(hypothesis.ids) for hypothesis in self.beam.standing]
+        plain, allow = self._plain, self.request.allow
+        if plain is not None and allow is None:
+            return [plain] * self.rows
+        rows: Sequence[Choice | Hypothesis] = self.choices if self.beam is None else self.beam.standing
+        allowed = [None if allow is None else allow(row.ids) for row in rows]
+        if plain is None:
+            return [self._wished(row.ids, mask) for row, mask in zip(rows, allowed, strict=True)]
+        # rows that wish for the same share the object, which whoever looks through them knows
+        return [plain if mask is None else plain._replace(allowed=mask) for mask in allowed]
 
-    def _wished(self, ids: Sequence[int]) -> Wish:
+    def _wished(self, ids: Sequence[int], allowed: Mask | None) -> Wish:
         request = self.request
-        allow, closing, adjust = request.allow, request.closing, request.adjust
+        closing, adjust = request.closing, request.adjust
         return Wish(
             most=1 if request.beam == 1 else 2 * request.beam,
-            allowed=None if allow is None else allow(ids),
+            allowed=allowed,
             closing=None if closing is None else closing(ids),
             adjust=None if adjust is None else partial(adjust, ids),
             sampled=request.temperature > 0.0,

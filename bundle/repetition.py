@@ -39,7 +39,11 @@ class RepetitionGuard:
 
     def banned(self, ids: Sequence[int]) -> Mask | None:
         """The tokens that would say once too often what ``ids`` end in, with and without capital."""
-        again = self._next(self._folded(ids))
+        same = self._same
+        # asked at every token of every row: nearly always the last token is none of those shortly before
+        if not ids or same[ids[-1]] not in [same[id] for id in ids[-1 - _LONGEST : -1]]:
+            return None
+        again = self._next(self._folded(ids[-_LONGEST * _PIECES :]))
         return None if again is None else self._folds == again
 
     def _folded(self, ids: Sequence[int]) -> list[int]:
@@ -67,7 +71,7 @@ class Rule:
         self._free = free
 
     def __call__(self, ids: Sequence[int]) -> Mask | None:
-        banned = None if self._free else self._guard.banned(ids[-_LONGEST * _PIECES :])
+        banned = None if self._free else self._guard.banned(ids)
         return None if banned is None else ~banned
 
 

@@ -103,7 +103,11 @@ def main(given: Sequence[str]) -> int:
     print(f"Costs of {costs.made}, {costs.machine}.\n")
     print(cost_table(costs))
     if options.validate:
-        print(validation(options, costs, traffic))
+        try:
+            print(validation(options, costs, traffic))
+        except OSError as error:
+            print(f"bench capacity: {error}", file=sys.stderr)
+            return 1
         return 0
     targets = {
         task: Target(p95=options.p95.get(task, 2.0), p99=options.p99.get(task, 4.0)) for task in shares

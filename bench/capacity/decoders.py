@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -64,21 +64,36 @@ class _Watched:
         self.seconds += time.thread_time() - started
         return found
 
-    def bind(self, feeds: Mapping[str, Any], fetches: Mapping[str, Any]) -> Callable[[], None] | None:
+    def bind(self, feeds: Mapping[str, Any], fetches: Mapping[str, Any]) -> _WatchedRun | None:
         bound = self._graph.bind(feeds, fetches)
+        return _WatchedRun(self, bound) if bound else None
 
-        def run() -> None:
-            started = time.thread_time()
-            bound()
-            self.seconds += time.thread_time() - started
 
-        return run if bound else None
+class _WatchedRun:
+    """A run over arrays that the graph knows, one step or several."""
+
+    def __init__(self, graph: _Watched, run: Any) -> None:
+        self._graph = graph
+        self._run = run
+
+    def __call__(self) -> None:
+        started = time.thread_time()
+        self._run()
+        self._graph.seconds += time.thread_time() - started
+
+    def ahead(self, reach: Any) -> Any:
+        started = time.thread_time()
+        found = self._run.ahead(reach)
+        self._graph.seconds += time.thread_time() - started
+        return found
 
 
 def _watch(stepper: Stepper) -> list[_Watched]:
     """Puts a clock around the graphs of a model."""
     found = [_Watched(stepper._graph)]
     stepper._graph = found[0]
+    if stepper._in_place is not None:
+        stepper._in_place = found[0]
     if stepper._encoder is not None:
         found.append(_Watched(stepper._encoder))
         stepper._encoder = found[1]

@@ -3,12 +3,12 @@
 What is simulated is what service/ does. The event loop is one server that takes requests in turn: it looks
 into the cache, joins an equal request that is on its way, or asks admission, which is the service's own class
 on the simulated clock. Admitted jobs wait for their lane; workers step the lanes in turn, and whatever waits
-joins between two steps, as far as there are rows (service/lane.py, bundle/decoding.py). One worker is a thread
-and shares the interpreter with the event loop: the part of a step that is Python, and everything on the loop,
-one at a time, handed over after 2 ms at the latest. Several are processes, each with an interpreter and lanes of
-its own (service/processes.py). Steps share the processors; the event loop, which sleeps most of the time, is
-given one at once by the operating system, and steps take so much longer. A client that is refused comes back
-after `Retry-After` and up to half of it more.
+joins between two steps, as far as there are rows (service/lane.py, bundle/decoding.py). One worker is a
+thread and shares the interpreter with the event loop: the part of a step that is Python, and everything on
+the loop, one at a time, handed over after 2 ms at the latest. Several are processes, each with an interpreter
+and lanes of its own (service/processes.py). Steps share the processors; the event loop, which sleeps most of
+the time, is given one at once by the operating system, and steps take so much longer. Who is refused comes
+back after `Retry-After` and up to half of it more.
 
 What is not: the network, the operating system's own share, garbage collection, Redis, streams.
 """
@@ -224,9 +224,7 @@ class Simulation:
             self.outcome.busy += seconds
 
     def _step(self, seconds: float, python: float) -> Process:
-        """A step on a processor: its share of Python with the loop's interpreter, if that is its own, too; then
-        the rest without.
-        """
+        """A step on a processor: its Python with the interpreter, if that is shared, then the rest."""
         python = python if len(self._orders) == 1 else 0.0
         with self._cores.request() as core:
             yield core

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench.capacity.costs import COSTS, Costs, Job, Lane, Route, read
-from bench.capacity.decoders import fit
+from bench.capacity.decoders import _watch, fit
 from bench.capacity.plan import Effort, Target, busiest, caches, planned, queues, sustained
 from bench.capacity.popularity import Lru, hit_ratio, lru_hits, zipf
 from bench.capacity.simulate import Outcome, Replica, Share, Simulation, Traffic, simulate
+from bundle.load import open_bundle
+from bundle.translator import TranslationOptions, Translator
 from service.backlog import Size
 
 NO_CACHE = Replica(cache_bytes=0.0)
@@ -257,3 +260,20 @@ def test_the_committed_costs_can_be_simulated() -> None:
     assert all(route.hit < route.miss for route in measured.routes.values())
     outcome = simulate(measured, Replica(), replace(MIXED, rate=20), seconds=10, warm=1)
     assert outcome.served > 150
+
+
+def test_every_run_of_a_graph_is_timed(root: Path) -> None:
+    """Steps over arrays that a graph knows, too: what is not Python must not count as such."""
+    model = open_bundle(root / "models" / "fr-en", check=False)
+    assert isinstance(model, Translator)
+    [step, encoder] = _watch(model.stepper)
+    beam, greedy = (model.job("Bonjour tout le monde.", TranslationOptions(beam=width)) for width in (4, 1))
+    for job in (beam, greedy):
+        decoder, seen = model.decoder(), []
+        decoder.add(job.requests[0], 0)
+        while decoder.active or decoder.waiting:
+            before = step.seconds
+            decoder.step()
+            seen.append(step.seconds - before)
+        assert min(seen) > 0
+    assert encoder.seconds > 0

@@ -117,7 +117,7 @@ def test_a_beam_of_one_is_greedy(form: Any) -> None:
             normalised = log_softmax(logits)
             normalised[:, :2] = -np.inf
             some = best_of_each(normalised, 2)
-            beam.advance(some, np.take_along_axis(normalised, some, axis=1))
+            beam.advance(some.tolist(), np.take_along_axis(normalised, some, axis=1).tolist())
         found = beam.ranked()[0]
         assert (list(found.ids), found.reason) == (ids, reason)
         assert found.logprob == pytest.approx(total, abs=1e-3)

@@ -64,7 +64,7 @@ def test_a_row_holds_what_its_parents_rows_held(data: st.DataObject, width: int)
             )
         )
         ids = np.argsort(np.argsort(scores, axis=1), axis=1).astype(np.int64)
-        origins = beam.advance(ids, scores)
+        origins = beam.advance(ids.tolist(), scores.tolist())
         assert len(origins) == len(beam.live)
         standing = beam.standing
         held = [
@@ -110,7 +110,7 @@ def test_beams_that_keep_their_rows_find_what_a_plain_search_finds(
     beam = Beam(width, penalty, lambda ids: "length" if len(ids) == most else None, end=0)
     while beam.live:
         told = np.array([scores(each.ids) for each in beam.standing])
-        beam.advance(np.tile(np.arange(7), (len(told), 1)), told)
+        beam.advance([[*range(7)]] * len(told), told.tolist())
     found = beam.ranked()[:width]  # at the last step it keeps more than are asked of it
     assert [each.ids for each in found] == [ids for _, _, ids, _ in ended[:width]]
     assert [each.logprob for each in found] == pytest.approx([total for _, _, _, total in ended[:width]])

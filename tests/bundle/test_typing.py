@@ -164,16 +164,14 @@ def test_the_revision_knows_the_words(typed: Language, opened: dict[str, Languag
 
 def test_outcomes_add_up_and_what_cannot_overtake_them_dies() -> None:
     beam = Beam(4, 0.0, lambda ids: None, 0, outcome=lambda ids: tuple(sorted(ids)), wanted=1)
-    ids = np.array([[1, 2, 3, 4]])
-    beam.advance(ids, np.log([[0.4, 0.3, 0.2, 0.1]]))
+    beam.advance([[1, 2, 3, 4]], np.log([[0.4, 0.3, 0.2, 0.1]]).tolist())
     assert len(beam.live) == 4
     # 1+2 and 2+1 come to the same; then both end
-    beam.advance(
-        np.array([[2, 0], [1, 0], [0, 9], [0, 9]]), np.log([[1, 1e-9], [1, 1e-9], [0.5, 0.5], [0.5, 0.5]])
-    )
+    logprobs = np.log([[1, 1e-9], [1, 1e-9], [0.5, 0.5], [0.5, 0.5]])
+    beam.advance([[2, 0], [1, 0], [0, 9], [0, 9]], logprobs.tolist())
     assert [found.ids for found in beam.ranked()] == [(3,), (4,)]
     assert [each.ids for each in beam.live] == [(1, 2), (2, 1)]
-    beam.advance(np.array([[0, 9], [0, 9]]), np.log([[0.9, 0.1], [0.9, 0.1]]))
+    beam.advance([[0, 9], [0, 9]], np.log([[0.9, 0.1], [0.9, 0.1]]).tolist())
     assert beam.ranked()[0].ids == (1, 2)
     assert math.isclose(math.exp(beam.ranked()[0].logprob), 0.63)
     assert beam.live == []
